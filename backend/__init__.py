@@ -1,0 +1,1 @@
+"""Tenfold's backend: the engine, and every room of the product that is not a page."""

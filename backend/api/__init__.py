@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI-compatible API, the console's own API, health and metrics. Knows only the runtime."""

@@ -1,0 +1,13 @@
+"""What routes are given: the runtime of the app they belong to."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from backend.runtime import Runtime
+
+
+def runtime_of(request: Request) -> Runtime:
+    """The runtime that serves this request."""
+    runtime: Runtime = request.app.state.runtime()
+    return runtime

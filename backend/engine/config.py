@@ -1,0 +1,46 @@
+"""What an engine is started with. Fixed for the life of the process; what can change is in `switches`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.engine.switches import Switches
+
+BLOCK_SIZE = 16
+"""Tokens a KV block holds, on every device."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of one engine process.
+
+    Attributes:
+        model: folder, hub id, GGUF file or packaged model's name of the language model.
+        embedding_model: the same for the embedding model; None serves no embeddings.
+        cache_dir: where converted weights and built kernels are kept.
+        device: "auto", "cpu" or "cuda".
+        kv_cache_bytes: size of the paged KV cache. Reserved at start, resident only when touched.
+        max_model_len: longest sequence in tokens; None takes the model's own limit.
+        token_budget: most tokens one step computes when prefill is chunked.
+        threads: torch threads; 0 takes every core.
+        use_kernels: False forces the portable torch path, which is what the kernels are checked against.
+    """
+
+    model: str
+    cache_dir: Path
+    embedding_model: str | None = None
+    device: str = "auto"
+    kv_cache_bytes: int = 1 << 30
+    max_model_len: int | None = None
+    token_budget: int = 512
+    threads: int = 0
+    use_kernels: bool = True
+    switches: Switches = field(default_factory=Switches)
+
+    def thread_count(self) -> int:
+        """Torch threads to run with."""
+        if self.threads > 0:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,526 @@
+"""The engine's loop: drain messages → schedule → forward → sample → emit.
+
+`EngineCore` is one process' worth of serving without the process; `serve` runs it behind a pipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from backend.engine.attention import Batch
+from backend.engine.config import BLOCK_SIZE, EngineConfig
+from backend.engine.decoder import Decoder
+from backend.engine.encoder import Encoder
+from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.kv_cache import BlockCache
+from backend.engine.messages import (
+    REALTIME,
+    Abort,
+    Embed,
+    Embedded,
+    Failed,
+    Finished,
+    Generate,
+    LoadFailed,
+    Logprob,
+    Ping,
+    Ready,
+    SetSwitches,
+    Shutdown,
+    Stats,
+    StepOutput,
+    SwitchesApplied,
+)
+from backend.engine.quantize import resolve_variant
+from backend.engine.sampler import sample
+from backend.engine.scheduler import Scheduled, Scheduler
+from backend.engine.sequence import Sequence, Status
+from backend.engine.switches import Switches
+from backend.models.checkpoint import fingerprint, resolve
+
+log = logging.getLogger("tenfold.engine")
+
+STATS_INTERVAL = 0.25
+"""Seconds between unasked statistics while there is work."""
+
+
+class InvalidRequestError(ValueError):
+    """A request that can never be served; says what about it is wrong."""
+
+
+class EngineCore:
+    """Loads the models and turns requests into tokens, one `step` at a time.
+
+    Args:
+        config: what to load and how much memory to use.
+        emit: called with every outgoing message, from within `step` and `handle`.
+    """
+
+    def __init__(self, config: EngineConfig, emit: Callable[[Any], None]) -> None:
+        self.config, self.emit = config, emit
+        torch.set_num_threads(config.thread_count())
+        self.device = torch.device(
+            config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        self.notices: list[str] = []
+        self.kernels = None
+        if self.device.type == "cpu" and config.use_kernels:
+            try:
+                self.kernels = load_cpu_kernels(config.cache_dir)
+            except KernelsUnavailableError as error:
+                self.notices.append(f"Attention runs on the slower portable path: {error}.")
+                log.warning("%s", self.notices[-1])
+        self.folder = resolve(config.model, config.cache_dir)
+        self.fingerprint = fingerprint(self.folder)
+        self.switches = config.switches
+        self._swap_lock = threading.Lock()
+        self._loaded: tuple[Decoder | None, str, str | None] | None = None  # (decoder, variant, error)
+        self._loading: str | None = None
+        self._scheduler: Scheduler | None = None
+
+        started = time.monotonic()
+        self._install(self._load(resolve_variant(self.switches.quantization, self.device)))
+        self.encoder: Encoder | None = None
+        self.embedding_folder = None
+        if config.embedding_model is not None:
+            self.embedding_folder = resolve(config.embedding_model, config.cache_dir)
+            self.encoder = Encoder(self.embedding_folder, self.device)
+        self.load_seconds = time.monotonic() - started
+
+        self._embeds: deque[Embed] = deque()
+        self._live: dict[str, Sequence] = {}
+        self.started = time.monotonic()
+        self.busy_seconds = 0.0
+        self.steps = 0
+        self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.embedded_texts, self.embedding_seconds = 0, 0.0
+        self._stats_at = 0.0
+        self._process = psutil.Process()
+
+    # ---- models --------------------------------------------------------------------------------------------------
+
+    def _load(self, variant: str) -> Decoder:
+        return Decoder(self.folder, variant, self.device, self.kernels, self.config.max_model_len)
+
+    def _install(self, decoder: Decoder) -> None:
+        """Make `decoder` the serving model, with empty pages of its dtype."""
+        self.decoder = decoder
+        self.attention = decoder.make_attention()
+        element = torch.empty(0, dtype=decoder.dtype).element_size()
+        blocks = self.config.kv_cache_bytes // (decoder.attention_shape.bytes_per_block * element)
+        blocks = min(blocks, 1 << 20)
+        if blocks < 2:
+            raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")
+        self.attention.allocate(blocks)
+        self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
+        cache = BlockCache(blocks, f"{self.fingerprint}:{decoder.variant}", reuse=self.switches.prefix_cache)
+        if self._scheduler is None:
+            self._scheduler = Scheduler(cache, self.switches, self.config.token_budget)
+        self._scheduler.cache = cache
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The queues and the policy."""
+        assert self._scheduler is not None
+        return self._scheduler
+
+    @property
+    def cache(self) -> BlockCache:
+        """The block accounting in force."""
+        return self.scheduler.cache
+
+    def info(self) -> dict[str, Any]:
+        """What was loaded, where, and its limits: for people and for the web process."""
+        cuda = self.device.type == "cuda"
+        return {
+            "model_folder": str(self.folder),
+            "fingerprint": self.fingerprint,
+            "family": self.decoder.shape.family,
+            "vocab": self.decoder.shape.vocab,
+            "eos_ids": list(self.decoder.shape.eos_ids),
+            "max_model_len": self.max_model_len,
+            "variant": self.decoder.variant,
+            "device": torch.cuda.get_device_name() if cuda else f"cpu ({torch.get_num_threads()} threads)",
+            "device_type": self.device.type,
+            "attention": self.attention.name,
+            "notices": list(self.notices),
+            "kv_blocks": self.cache.total,
+            "block_size": BLOCK_SIZE,
+            "load_seconds": self.load_seconds,
+            "embedding_folder": str(self.embedding_folder) if self.embedding_folder else None,
+            "embedding_fingerprint": fingerprint(self.embedding_folder) if self.embedding_folder else None,
+            "embedding_dimension": self.encoder.dimension if self.encoder else None,
+            "embedding_max_tokens": self.encoder.max_tokens if self.encoder else None,
+            "pid": os.getpid(),
+        }
+
+    def set_switches(self, switches: Switches) -> None:
+        """Apply switches now; a new variant is loaded in the background and swapped in between two steps."""
+        if switches.prefix_cache != self.switches.prefix_cache:
+            self.cache.reuse = switches.prefix_cache
+            if not switches.prefix_cache:
+                self.cache.drop_cached()
+                for seq in self.scheduler.running:
+                    seq.block_hashes = []
+            else:  # what runs now was not hashed from its beginning
+                for seq in self.scheduler.running:
+                    seq.block_hashes = []
+        self.switches = switches
+        self.scheduler.set_switches(switches)
+        wanted = resolve_variant(switches.quantization, self.device)
+        if wanted != (self._loading or self.decoder.variant):
+            if wanted == self.decoder.variant:
+                self._loading = None
+            else:
+                self._loading = wanted
+                threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
+        self._say_switches()
+
+    def _say_switches(self, error: str | None = None) -> None:
+        self.emit(SwitchesApplied(self.switches, self.decoder.variant, self._loading, error))
+
+    def _load_in_background(self, variant: str) -> None:
+        try:
+            loaded: tuple[Decoder | None, str, str | None] = (self._load(variant), variant, None)
+        except Exception as error:
+            log.exception("loading %s failed", variant)
+            loaded = (None, variant, f"{variant} could not be loaded: {error}")
+        with self._swap_lock:
+            self._loaded = loaded
+
+    @property
+    def loading(self) -> bool:
+        """Whether a variant is being loaded or waits to be swapped in."""
+        return self._loading is not None or self._loaded is not None
+
+    def _swap(self) -> None:
+        """Between two steps: install what the background load brought, if it is still wanted."""
+        with self._swap_lock:
+            loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        decoder, variant, error = loaded
+        if variant != self._loading:
+            return  # the user changed their mind meanwhile
+        self._loading = None
+        if decoder is None:
+            self.switches = self.switches.updated({"quantization": self.decoder.variant})
+            self._say_switches(error)
+            return
+        # Running sequences read their tokens again with the new weights: half a sequence under each would be neither.
+        for seq in reversed(list(self.scheduler.running)):
+            self.scheduler.preempt(seq)
+        del self.attention
+        self._install(decoder)
+        gc.collect()
+        self._say_switches()
+
+    # ---- messages ------------------------------------------------------------------------------------------------
+
+    def handle(self, message: Any) -> None:
+        """Take one message in. A bad one fails alone."""
+        if isinstance(message, Generate):
+            try:
+                self.add(message)
+            except InvalidRequestError as error:
+                self.emit(Failed(message.request_id, str(error), "invalid"))
+            except Exception as error:  # whatever else is wrong with it is its own fault, and nobody else's
+                self.emit(Failed(message.request_id, f"The request could not be read: {error}", "invalid"))
+        elif isinstance(message, Abort):
+            self.abort(message.request_id)
+        elif isinstance(message, Embed):
+            self._queue_embed(message)
+        elif isinstance(message, SetSwitches):
+            self.set_switches(message.switches)
+        elif isinstance(message, Ping):
+            self.emit(self.stats(message.nonce))
+        else:
+            raise TypeError(f"unknown message {type(message).__name__}")
+
+    def add(self, request: Generate) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequestError: empty, out of vocabulary, or too long ever to fit.
+        """
+        if not request.prompt:
+            raise InvalidRequestError("The prompt is empty.")
+        if request.request_id in self._live:
+            raise InvalidRequestError(f"Request id {request.request_id} is already in use.")
+        vocab = self.decoder.shape.vocab
+        low, high = min(request.prompt), max(request.prompt)
+        if low < 0 or high >= vocab:
+            raise InvalidRequestError(f"Token id {low if low < 0 else high} is outside the vocabulary of {vocab}.")
+        problem = request.sampling.problem()
+        if problem:
+            raise InvalidRequestError(problem)
+        most = request.sampling.max_tokens
+        if len(request.prompt) + most > self.max_model_len:
+            raise InvalidRequestError(
+                f"{len(request.prompt)} prompt tokens plus max_tokens {most} exceed the context of "
+                f"{self.max_model_len} tokens."
+            )
+        seq = Sequence(request, max_blocks=-(-(len(request.prompt) + most) // BLOCK_SIZE))
+        self._live[seq.request_id] = seq
+        self.scheduler.add(seq, time.monotonic())
+
+    def abort(self, request_id: str) -> None:
+        """End a request at once; unknown ids are those that ended already."""
+        seq = self._live.get(request_id)
+        if seq is not None:
+            self._finish(seq, "abort")
+            return
+        for queued in list(self._embeds):
+            if queued.request_id == request_id:
+                self._embeds.remove(queued)
+
+    def _queue_embed(self, message: Embed) -> None:
+        if self.encoder is None:
+            self.emit(Failed(message.request_id, "No embedding model is loaded.", "invalid"))
+            return
+        for tokens in message.inputs:
+            if not tokens or len(tokens) > self.encoder.max_tokens:
+                why = f"An input has {len(tokens)} tokens; 1 to {self.encoder.max_tokens} fit."
+                self.emit(Failed(message.request_id, why, "invalid"))
+                return
+            if min(tokens) < 0 or max(tokens) >= self.encoder.vocab:
+                self.emit(Failed(message.request_id, "An input has a token outside the vocabulary.", "invalid"))
+                return
+        if message.path == REALTIME:
+            self._embeds.appendleft(message)
+        else:
+            self._embeds.append(message)
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return self.scheduler.has_work or bool(self._embeds) or self._loaded is not None
+
+    def step(self) -> None:
+        """One turn: swap weights if some arrived, embed one request, then run one batch."""
+        self._swap()
+        if self._embeds:
+            self._embed(self._embeds.popleft())
+        batch = self.scheduler.schedule()
+        if batch:
+            started = time.monotonic()
+            for item in batch:
+                if not item.seq.scheduled:
+                    item.seq.scheduled = started
+            try:
+                self._run(batch, started)
+            except Exception as error:
+                log.exception("a step failed")
+                for item in batch:
+                    self._fail(item.seq, f"The model failed on this batch: {type(error).__name__}: {error}")
+        now = time.monotonic()
+        if now - self._stats_at >= STATS_INTERVAL or not self.has_work:
+            self._stats_at = now
+            self.emit(self.stats(0))
+
+    def _embed(self, message: Embed) -> None:
+        assert self.encoder is not None
+        started = time.monotonic()
+        paused = 0.0
+
+        def between() -> None:
+            """Let decoding go on between two forward passes of a long embedding job."""
+            nonlocal paused
+            if self.scheduler.running:
+                at = time.monotonic()
+                step = self.scheduler.schedule()
+                if step:
+                    self._run(step, at)
+                paused += time.monotonic() - at
+
+        try:
+            vectors = self.encoder.embed(message.inputs, between)
+        except Exception as error:
+            log.exception("embedding failed")
+            self.emit(Failed(message.request_id, f"Embedding failed: {error}"))
+            return
+        seconds = time.monotonic() - started - paused
+        self.busy_seconds += seconds
+        self.embedded_texts += len(message.inputs)
+        self.embedding_seconds += seconds
+        self.emit(Embedded(message.request_id, vectors.tobytes(), self.encoder.dimension, seconds))
+
+    def _run(self, scheduled: list[Scheduled], started: float) -> None:
+        batch = self._prepare(scheduled)
+        logits = self.decoder.forward(batch, self.attention)
+        sampled = [item.seq for item in scheduled if item.tokens == item.seq.remaining]
+        tokens, logprobs = sample(logits, sampled) if sampled else ([], [])
+        for item in scheduled:
+            if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
+                fresh = min(item.tokens, item.seq.prompt_len - item.seq.computed)
+                self.prompt_tokens += fresh
+            item.seq.computed += item.tokens
+            self.cache.commit(item.seq)
+        self._emit_tokens(sampled, tokens, logprobs)
+        elapsed = time.monotonic() - started
+        self.busy_seconds += elapsed
+        self.steps += 1
+        share = elapsed / sum(item.tokens for item in scheduled)
+        for item in scheduled:
+            item.seq.compute_seconds += share * item.tokens
+        for seq in sampled:
+            reason = self._end(seq)
+            if reason:
+                self._finish(seq, reason)
+
+    def _prepare(self, scheduled: list[Scheduled]) -> Batch:
+        """Flatten the scheduled tokens of every sequence into one batch."""
+        count = len(scheduled)
+        counts = np.fromiter((item.tokens for item in scheduled), dtype=np.int64, count=count)
+        past = np.fromiter((item.seq.computed for item in scheduled), dtype=np.int64, count=count)
+        starts = np.zeros(count + 1, dtype=np.int32)
+        np.cumsum(counts, out=starts[1:])
+        contexts = past + counts
+        width = int(-(-contexts.max() // BLOCK_SIZE))
+        tables = np.zeros((count, width), dtype=np.int32)
+        total = int(starts[-1])
+        token_ids = np.empty(total, dtype=np.int64)
+        last: list[int] = []
+        for i, item in enumerate(scheduled):
+            seq = item.seq
+            used = len(seq.blocks)
+            tables[i, : min(used, width)] = seq.block_row[: min(used, width)]
+            token_ids[starts[i] : starts[i + 1]] = seq.tokens[seq.computed : seq.computed + item.tokens]
+            if item.tokens == seq.remaining:
+                last.append(int(starts[i + 1]) - 1)
+        owner = np.repeat(np.arange(count), counts)
+        positions = np.arange(total) - starts[owner] + past[owner]
+        slots = tables[owner, positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
+        to = self.device
+        return Batch(
+            token_ids=torch.from_numpy(token_ids).to(to),
+            positions=torch.from_numpy(positions.astype(np.int64)).to(to),
+            slots=torch.from_numpy(slots).to(to),
+            query_starts=torch.from_numpy(starts).to(to),
+            context_lens=torch.from_numpy(contexts.astype(np.int32)).to(to),
+            tables=torch.from_numpy(tables).to(to),
+            max_query=int(counts.max()),
+            max_context=int(contexts.max()),
+            last=torch.tensor(last, dtype=torch.int64, device=to),
+        )
+
+    def _emit_tokens(self, seqs: list[Sequence], tokens: list[int], logprobs: list[Logprob | None]) -> None:
+        if not seqs:
+            return
+        now = time.monotonic()
+        out: list[tuple[str, int, Logprob | None]] = []
+        for seq, token, logprob in zip(seqs, tokens, logprobs, strict=True):
+            if not seq.first_token:
+                seq.first_token = now
+                self.cached_tokens += max(seq.cached_tokens, 0)
+            seq.tokens.append(token)
+            self.output_tokens += 1
+            out.append((seq.request_id, token, logprob))
+        self.emit(StepOutput(out))
+
+    def _end(self, seq: Sequence) -> str | None:
+        if not seq.sampling.ignore_eos and seq.tokens[-1] in self.decoder.shape.eos_ids:
+            return "stop"
+        return "length" if seq.output_len >= seq.sampling.max_tokens else None
+
+    def _finish(self, seq: Sequence, reason: str) -> None:
+        self.scheduler.finish(seq)
+        del self._live[seq.request_id]
+        self.emit(Finished(seq.request_id, reason, seq.usage(self.decoder.variant)))
+
+    def _fail(self, seq: Sequence, error: str) -> None:
+        if seq.status is Status.FINISHED:
+            return
+        self.scheduler.finish(seq)
+        self._live.pop(seq.request_id, None)
+        self.emit(Failed(seq.request_id, error))
+
+    def stats(self, nonce: int) -> Stats:
+        """Counters and gauges now; checks the block accounting whenever nothing runs."""
+        if not self._live:
+            self.cache.check([])
+        cache = self.cache
+        return Stats(
+            nonce=nonce,
+            uptime=time.monotonic() - self.started,
+            busy_seconds=self.busy_seconds,
+            steps=self.steps,
+            running=len(self.scheduler.running),
+            waiting_realtime=sum(1 for q in self.scheduler.waiting.values() for s in q if s.path == REALTIME),
+            waiting_batch=sum(1 for q in self.scheduler.waiting.values() for s in q if s.path != REALTIME),
+            kv_free=cache.free,
+            kv_cached=cache.cached,
+            kv_used=cache.used,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            preemptions=self.scheduler.preemptions,
+            embedded_texts=self.embedded_texts,
+            embedding_seconds=self.embedding_seconds,
+            variant=self.decoder.variant,
+            memory_bytes=self._process.memory_info().rss,
+        )
+
+
+def serve(connection: Connection, config: EngineConfig) -> None:
+    """Run an engine behind a pipe until it is told to stop or the other end is gone."""
+    try:
+        core = EngineCore(config, connection.send)
+    except Exception as error:
+        log.exception("the engine could not start")
+        connection.send(LoadFailed(f"{type(error).__name__}: {error}" if not str(error) else str(error)))
+        return
+    connection.send(Ready(core.info()))
+    core._say_switches()
+    try:
+        while True:
+            wait: float | None = 0.0
+            if not core.has_work:
+                wait = 0.05 if core.loading else None  # asleep until a message comes
+            elif core.scheduler.has_work:
+                wait = core.scheduler.hold(time.monotonic())
+            if connection.poll(wait):
+                message = connection.recv()
+                if isinstance(message, Shutdown):
+                    return
+                core.handle(message)
+                while connection.poll(0):
+                    message = connection.recv()
+                    if isinstance(message, Shutdown):
+                        return
+                    core.handle(message)
+                if core.scheduler.has_work and core.scheduler.hold(time.monotonic()) > 0:
+                    continue  # still waiting for company
+            if core.has_work:
+                core.step()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        log.info("the other end is gone; ending")
+
+
+def main() -> None:
+    """Entry point of the engine process: `python -m backend.engine.core --fd N`, configuration first on the pipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the pipe to the web process")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
+    connection = Connection(arguments.fd)
+    serve(connection, connection.recv())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The model: one forward pass of a Llama-family decoder over a flattened batch (Llama, Mistral, Qwen2, Qwen3, SmolLM3).
+
+Projections are fused (qkv, gate + up) and the residual stream stays in float32 on CPU, where it costs nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from backend.engine.attention import (
+    AttentionShape,
+    Batch,
+    GatherAttention,
+    KernelAttention,
+    PagedAttention,
+    VarlenAttention,
+)
+from backend.engine.quantize import DenseLinear, Linear, linear_factory
+from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
+
+
+@dataclass(slots=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
+    output: Linear
+    post_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class TorchOps:
+    """The element-wise steps in plain torch, for any device."""
+
+    @staticmethod
+    def add_rms_norm(
+        residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Add `delta` to `residual` in place, then return its RMS norm (Zhang & Sennrich 2019) in `dtype`."""
+        if delta is not None:
+            residual += delta
+        x = residual.float()
+        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight).to(dtype)
+
+    @staticmethod
+    def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+        """SwiGLU (Shazeer 2020): silu(gate) × up."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+
+class KernelOps:
+    """The same steps through the C++ kernels."""
+
+    def __init__(self, kernels: ctypes.CDLL) -> None:
+        self._kernels = kernels
+
+    def add_rms_norm(
+        self, residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """See `TorchOps.add_rms_norm`."""
+        out = torch.empty(residual.shape, dtype=dtype)
+        self._kernels.tenfold_add_rms_norm(
+            int(dtype is torch.bfloat16),
+            residual.data_ptr(),
+            0 if delta is None else delta.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            *residual.shape,
+            eps,
+        )
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """See `TorchOps.silu_mul`."""
+        tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty(tokens, width, dtype=gate_up.dtype)
+        self._kernels.tenfold_silu_mul(
+            int(gate_up.dtype is torch.bfloat16), gate_up.data_ptr(), out.data_ptr(), tokens, width
+        )
+        return out
+
+
+class Decoder:
+    """Weights and forward pass of one variant of a model.
+
+    Args:
+        folder: Hugging Face folder.
+        variant: "fp32", "bf16" or "int8".
+        device: where it runs.
+        kernels: the C++ library, or None for the portable path.
+        max_positions: longest sequence to prepare rotary tables for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        variant: str,
+        device: torch.device,
+        kernels: ctypes.CDLL | None,
+        max_positions: int | None = None,
+    ) -> None:
+        self.shape: ModelShape = read_shape(folder)
+        self.variant, self.device = variant, device
+        self.dtype, make_linear = linear_factory(variant, device)
+        self.max_positions = min(max_positions or self.shape.max_positions, self.shape.max_positions)
+        self.cosine, self.sine = rotary_tables(self.shape, self.max_positions, device)
+        s = self.shape
+        self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
+        self._kernels = kernels
+        fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
+        self.ops: TorchOps | KernelOps = KernelOps(kernels) if fits and kernels is not None else TorchOps()
+        # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
+        self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
+
+        weights = dict(tensors(folder))
+
+        def dense(name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+            if name not in weights:
+                raise UnsupportedModelError(f"{folder.name}: weight {name} is missing.")
+            return weights[name].to(device, dtype or self.dtype)
+
+        def fused(*names: str) -> Linear:
+            biases = [weights.get(f"{name}.bias") for name in names]
+            present = [bias for bias in biases if bias is not None]
+            bias = torch.cat(present) if len(present) == len(names) else None
+            return make_linear(torch.cat([weights[f"{name}.weight"] for name in names]), bias)
+
+        self.embedding = dense("model.embed_tokens.weight")
+        self.layers: list[Layer] = []
+        for i in range(s.layers):
+            at = f"model.layers.{i}"
+            normed = f"{at}.self_attn.q_norm.weight" in weights
+            self.layers.append(
+                Layer(
+                    input_norm=dense(f"{at}.input_layernorm.weight", torch.float32),
+                    qkv=fused(*(f"{at}.self_attn.{x}_proj" for x in "qkv")),
+                    query_norm=dense(f"{at}.self_attn.q_norm.weight", torch.float32) if normed else None,
+                    key_norm=dense(f"{at}.self_attn.k_norm.weight", torch.float32) if normed else None,
+                    output=fused(f"{at}.self_attn.o_proj"),
+                    post_norm=dense(f"{at}.post_attention_layernorm.weight", torch.float32),
+                    gate_up=fused(f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
+                    down=fused(f"{at}.mlp.down_proj"),
+                )
+            )
+        self.final_norm = dense("model.norm.weight", torch.float32)
+        if s.tied or "lm_head.weight" not in weights:
+            shares = self.device.type != "cpu" or self.dtype is torch.float32
+            tied = weights["model.embed_tokens.weight"]
+            self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None)
+        else:
+            self.head = fused("lm_head")
+
+    def make_attention(self) -> PagedAttention:
+        """The attention that fits this device, for `allocate` and `forward`."""
+        if self.device.type == "cuda" and VarlenAttention.supported() and self.dtype is torch.bfloat16:
+            return VarlenAttention(self.attention_shape, self.dtype, self.device)
+        if self._kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
+            return KernelAttention(self.attention_shape, self.dtype, self._kernels)
+        return GatherAttention(self.attention_shape, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, attention: PagedAttention) -> torch.Tensor:
+        """Run the batch through every layer; returns float32 logits [len(batch.last), vocab]."""
+        s, ops = self.shape, self.ops
+        residual = F.embedding(batch.token_ids, self.embedding).to(self._residual_dtype)
+        delta: torch.Tensor | None = None
+        for i, layer in enumerate(self.layers):
+            x = ops.add_rms_norm(residual, delta, layer.input_norm, s.norm_eps, self.dtype)
+            qkv = layer.qkv(x)
+            if layer.query_norm is not None and layer.key_norm is not None:
+                qkv = self._norm_heads(qkv, layer.query_norm, layer.key_norm)
+            rotate = i not in s.unrotated_layers
+            x = attention.forward(i, qkv, batch, self.cosine, self.sine, rotate=rotate)
+            x = ops.add_rms_norm(residual, layer.output(x), layer.post_norm, s.norm_eps, self.dtype)
+            delta = layer.down(ops.silu_mul(layer.gate_up(x)))
+        wanted = residual[batch.last] + (delta[batch.last] if delta is not None else 0)
+        x = TorchOps.add_rms_norm(wanted, None, self.final_norm, s.norm_eps, self.dtype)
+        return self.head(x).float()
+
+    def _norm_heads(self, qkv: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:
+        """Qwen3's RMS norm of every query and key head."""
+        s = self.shape
+        heads = qkv.view(qkv.shape[0], s.heads + 2 * s.kv_heads, s.head_size)
+        weight = torch.cat((query_norm.expand(s.heads, -1), key_norm.expand(s.kv_heads, -1)))
+        x = heads[:, : s.heads + s.kv_heads].float()
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + s.norm_eps) * weight
+        return torch.cat((x.to(qkv.dtype), heads[:, s.heads + s.kv_heads :]), dim=1).flatten(1)
+

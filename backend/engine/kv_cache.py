@@ -1,0 +1,191 @@
+"""Block accounting of the paged KV cache: who holds which block, and which finished blocks can be used again.
+
+No torch here: the tensors belong to `attention`. Every block is free, cached (no holder, contents known by hash) or
+used; `free + cached + used == total` always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict, deque
+
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.sequence import Sequence
+
+
+class Block:
+    """Reference count, content hash and token ids of one block."""
+
+    __slots__ = ("digest", "refs", "tokens")
+
+    def __init__(self) -> None:
+        self.refs = 0
+        self.digest: bytes | None = None
+        self.tokens: tuple[int, ...] = ()
+
+
+def chain(parent: bytes, tokens: list[int]) -> bytes:
+    """128-bit hash of a full block that follows the block hashed `parent`."""
+    return hashlib.blake2b(array("q", tokens).tobytes(), key=parent[:64], digest_size=16).digest()
+
+
+class BlockCache:
+    """Hands out blocks, shares equal prefixes and evicts the least recently used cached block when none is free.
+
+    Args:
+        total: number of blocks.
+        fingerprint: identifies weights and precision; blocks of another model never match.
+        reuse: False switches prefix reuse off; nothing is hashed then.
+    """
+
+    def __init__(self, total: int, fingerprint: str, *, reuse: bool = True) -> None:
+        self.total = total
+        self.fingerprint = fingerprint
+        self.reuse = reuse
+        self._blocks = [Block() for _ in range(total)]
+        self._free: deque[int] = deque(range(total))
+        self._cached: OrderedDict[int, None] = OrderedDict()  # no holder; oldest first
+        self._by_digest: dict[bytes, int] = {}
+
+    @property
+    def free(self) -> int:
+        """Blocks without holder or contents."""
+        return len(self._free)
+
+    @property
+    def cached(self) -> int:
+        """Blocks without holder whose contents can still be used."""
+        return len(self._cached)
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be handed out now."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def used(self) -> int:
+        """Blocks that some sequence holds."""
+        return self.total - self.available
+
+    def _root(self, salt: str) -> bytes:
+        return hashlib.blake2b(f"{self.fingerprint}\0{salt}".encode(), digest_size=16).digest()
+
+    def match(self, seq: Sequence) -> tuple[list[int], list[bytes]]:
+        """Find the longest cached prefix of a sequence in whole blocks, leaving at least one token to compute."""
+        found: list[int] = []
+        digests: list[bytes] = []
+        if not self.reuse:
+            return found, digests
+        parent = self._root(seq.salt)
+        for start in range(0, (seq.length - 1) // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
+            tokens = seq.tokens[start : start + BLOCK_SIZE]
+            parent = chain(parent, tokens)
+            index = self._by_digest.get(parent)
+            if index is None or self._blocks[index].tokens != tuple(tokens):
+                break
+            found.append(index)
+            digests.append(parent)
+        return found, digests
+
+    def can_admit(self, seq: Sequence, tokens: int) -> bool:
+        """Whether `tokens` tokens of a waiting sequence fit, counting what a prefix match would share."""
+        found, _ = self.match(seq)
+        idle_matches = sum(1 for index in found if self._blocks[index].refs == 0)
+        needed = seq.blocks_for(max(tokens, len(found) * BLOCK_SIZE + 1)) - len(found)
+        return needed <= self.available - idle_matches
+
+    def admit(self, seq: Sequence) -> int:
+        """Give a sequence the blocks of its cached prefix; returns the number of tokens that need no computing."""
+        found, digests = self.match(seq)
+        for index in found:
+            block = self._blocks[index]
+            if block.refs == 0:
+                del self._cached[index]
+            block.refs += 1
+            seq.block_row[len(seq.blocks)] = index
+            seq.blocks.append(index)
+        seq.block_hashes = digests
+        seq.computed = len(found) * BLOCK_SIZE
+        return seq.computed
+
+    def can_grow(self, seq: Sequence, tokens: int) -> bool:
+        """Whether the block table can be made to hold `tokens` tokens."""
+        return seq.blocks_for(tokens) - len(seq.blocks) <= self.available
+
+    def grow(self, seq: Sequence, tokens: int) -> None:
+        """Extend the block table to hold `tokens` tokens. Call `can_grow` first."""
+        while len(seq.blocks) < seq.blocks_for(tokens):
+            index = self._take()
+            seq.block_row[len(seq.blocks)] = index
+            seq.blocks.append(index)
+
+    def _take(self) -> int:
+        if self._free:
+            index = self._free.popleft()
+        else:
+            index, _ = self._cached.popitem(last=False)
+            self._forget(index)
+        self._blocks[index].refs = 1
+        return index
+
+    def _forget(self, index: int) -> None:
+        block = self._blocks[index]
+        if block.digest is not None and self._by_digest.get(block.digest) == index:
+            del self._by_digest[block.digest]
+        block.digest, block.tokens = None, ()
+
+    def commit(self, seq: Sequence) -> None:
+        """Register the blocks that `computed` has filled, so that others can share them."""
+        if not self.reuse:
+            return
+        full = seq.computed // BLOCK_SIZE
+        while len(seq.block_hashes) < full:
+            position = len(seq.block_hashes)
+            tokens = seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE]
+            digest = chain(seq.block_hashes[-1] if seq.block_hashes else self._root(seq.salt), tokens)
+            seq.block_hashes.append(digest)
+            if digest not in self._by_digest:
+                index = seq.blocks[position]
+                self._blocks[index].digest, self._blocks[index].tokens = digest, tuple(tokens)
+                self._by_digest[digest] = index
+
+    def release(self, seq: Sequence) -> None:
+        """Take a sequence's blocks back. The deepest block goes first, so that shared beginnings live longest."""
+        for index in reversed(seq.blocks):
+            block = self._blocks[index]
+            block.refs -= 1
+            if block.refs == 0:
+                if block.digest is not None and self.reuse:
+                    self._cached[index] = None
+                else:
+                    self._forget(index)
+                    self._free.append(index)
+        seq.blocks.clear()
+        seq.block_hashes = []
+        seq.computed = 0
+
+    def drop_cached(self) -> None:
+        """Forget every cached block, and every known content: after a weight swap nothing may match."""
+        for index in self._cached:
+            self._free.append(index)
+        self._cached.clear()
+        self._by_digest.clear()
+        for block in self._blocks:
+            block.digest, block.tokens = None, ()
+
+    def check(self, holders: list[Sequence]) -> None:
+        """Raise AssertionError where the accounting does not add up with what `holders` hold."""
+        counts = [0] * self.total
+        for seq in holders:
+            for index in seq.blocks:
+                counts[index] += 1
+        for index, block in enumerate(self._blocks):
+            if block.refs != counts[index]:
+                raise AssertionError(f"block {index}: {block.refs} references, {counts[index]} holders")
+        free, cached = set(self._free), set(self._cached)
+        used = {index for index, count in enumerate(counts) if count}
+        if len(self._free) != len(free) or free & cached or free & used or cached & used:
+            raise AssertionError("a block is in two states")
+        if len(free) + len(cached) + len(used) != self.total:
+            raise AssertionError(f"free {len(free)} + cached {len(cached)} + used {len(used)} != {self.total}")

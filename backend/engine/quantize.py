@@ -1,0 +1,125 @@
+"""How a linear layer's weight is held: as it is, or in 8 bits, per device by what is right there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+
+class Linear(Protocol):
+    """Maps [rows, in] to [rows, out], both in the model's working dtype."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        ...
+
+
+class DenseLinear:
+    """The weight in the working dtype."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedLinear:
+    """The weight in bf16, laid out once for oneDNN's kernel instead of at every call: a quarter less time a step."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16).contiguous(), None)
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return out
+
+
+class RowScaledInt8Linear:
+    """CPU int8: per-channel weights in the x86 kernel, per-token activations.
+
+    The kernel quantizes activations with one scale per tensor, which ruins a decoder. Each row is brought to absmax 1
+    before and scaled back after, so that the one scale is exact for every row.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        weight = weight.float()
+        scale = weight.abs().amax(dim=1).clamp(min=1e-8) / 127.0
+        quantized = torch.quantize_per_channel(
+            weight, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0, torch.qint8
+        )
+        self._packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self._bias = None if bias is None else bias.float()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        rows = x.float()
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
+        out: torch.Tensor = torch.ops.quantized.linear_dynamic(rows / scale, self._packed, True) * scale
+        if self._bias is not None:
+            out += self._bias
+        return out.to(x.dtype)
+
+
+class BitsAndBytesInt8Linear:
+    """CUDA int8 through bitsandbytes: outlier-free vector-wise quantization (LLM.int8(), Dettmers et al. 2022)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        import bitsandbytes as bnb
+
+        layer = bnb.nn.Linear8bitLt(
+            weight.shape[1], weight.shape[0], bias=bias is not None, has_fp16_weights=False, threshold=6.0
+        )
+        layer.weight = bnb.nn.Int8Params(weight.to(torch.float16).cpu(), has_fp16_weights=False, requires_grad=False)
+        if bias is not None:
+            layer.bias = torch.nn.Parameter(bias.to(torch.float16), requires_grad=False)
+        self._layer = layer.to(weight.device).eval()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        out: torch.Tensor = self._layer(x.to(torch.float16))
+        return out.to(x.dtype)
+
+
+def linear_factory(
+    variant: str, device: torch.device
+) -> tuple[torch.dtype, Callable[[torch.Tensor, torch.Tensor | None], Linear]]:
+    """Return the working dtype of a variant ("fp32", "bf16", "int8") and how its linear layers are made."""
+    dtype = torch.float32 if variant == "fp32" else working_dtype(device)
+    if variant != "int8" and dtype is torch.bfloat16 and device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return dtype, PackedLinear
+    if variant != "int8":
+        return dtype, lambda weight, bias: DenseLinear(
+            weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype)
+        )
+    if device.type == "cuda":
+        return dtype, lambda weight, bias: BitsAndBytesInt8Linear(
+            weight.to(device), None if bias is None else bias.to(device)
+        )
+    if "x86" not in torch.backends.quantized.supported_engines:
+        raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
+    torch.backends.quantized.engine = "x86"
+    return dtype, RowScaledInt8Linear
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device computes in it, else fp32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or getattr(
+        torch.cpu, "_is_amx_tile_supported", lambda: False
+    )()
+    return torch.bfloat16 if supported else torch.float32
+
+
+def resolve_variant(quantization: str, device: torch.device) -> str:
+    """Turn the switch's value into a variant's name; "auto" is bf16 where the device has it."""
+    if quantization != "auto":
+        return quantization
+    return "bf16" if working_dtype(device) is torch.bfloat16 else "fp32"

@@ -1,0 +1,197 @@
+"""Which sequences go through the next step, and with how many tokens each. Policy only: no tensors.
+
+Continuous batching under a token budget (Orca, Yu et al. 2022): decoding sequences first, then prefill in chunks, then
+admissions. Realtime goes before batch; a batch sequence gives way and resumes from its cached blocks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.kv_cache import BlockCache
+from backend.engine.messages import BATCH, REALTIME
+from backend.engine.sequence import Sequence, Status
+from backend.engine.switches import Switches
+
+ARRIVAL_SMOOTHING = 0.3
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """A sequence and how many of its next tokens this step computes."""
+
+    seq: Sequence
+    tokens: int
+
+
+class Scheduler:
+    """Two waiting queues, one running list.
+
+    Args:
+        cache: block accounting.
+        switches: batching policy; may be replaced between steps.
+        token_budget: most tokens one step computes while prefill is chunked.
+    """
+
+    def __init__(self, cache: BlockCache, switches: Switches, token_budget: int) -> None:
+        self.cache = cache
+        self.switches = switches
+        self.token_budget = token_budget
+        self.waiting: dict[str, deque[Sequence]] = {REALTIME: deque(), BATCH: deque()}
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._gap: float | None = None  # smoothed seconds between arrivals
+        self._last_arrival = 0.0
+        self._hold_since: float | None = None
+
+    # ---- arrivals ------------------------------------------------------------------------------------------------
+
+    def add(self, seq: Sequence, now: float) -> None:
+        """Queue a new sequence."""
+        if self._last_arrival:
+            gap = min(now - self._last_arrival, 1.0)
+            self._gap = gap if self._gap is None else self._gap + ARRIVAL_SMOOTHING * (gap - self._gap)
+        self._last_arrival = now
+        self._queue(seq).append(seq)
+
+    def _queue(self, seq: Sequence) -> deque[Sequence]:
+        return self.waiting[seq.path if self.switches.dual_path else REALTIME]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step could do something."""
+        return bool(self.running or self.waiting[REALTIME] or self.waiting[BATCH])
+
+    def hold(self, now: float) -> float:
+        """Seconds an idle engine should still wait for company; 0 means start.
+
+        Waits only while requests have lately been coming closer together than the window is long: a lone user never
+        pays for company that does not come.
+        """
+        window = self.switches.batch_window_ms / 1000
+        alone = not self.running and (len(self.waiting[REALTIME]) + len(self.waiting[BATCH])) < self.switches.max_batch
+        if not window or not alone or self._gap is None or self._gap > window:
+            self._hold_since = None
+            return 0.0
+        if self._hold_since is None:
+            self._hold_since = now
+        left = window - (now - self._hold_since)
+        return left if left > 0 else 0.0
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> list[Scheduled]:
+        """Choose the next step's work and give it blocks. Empty when nothing can run."""
+        self._hold_since = None
+        budget = self.token_budget if self.switches.chunked_prefill else 1 << 30
+        batch: list[Scheduled] = []
+        chosen: set[str] = set()
+
+        def take(seq: Sequence, tokens: int) -> None:
+            nonlocal budget
+            self.cache.grow(seq, seq.computed + tokens)
+            batch.append(Scheduled(seq, tokens))
+            chosen.add(seq.request_id)
+            budget -= tokens
+
+        # Decode first: nobody's next token waits behind a stranger's prompt.
+        for seq in list(self.running):
+            if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
+                take(seq, 1)
+        for seq in self._by_urgency(self.running):
+            if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
+                continue
+            tokens = min(seq.remaining, budget)
+            if self._make_room(seq, seq.computed + tokens, chosen):
+                take(seq, tokens)
+        self._yield_to_realtime(chosen, batch)
+        forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
+        if not forming or not self.running:
+            while (forming or budget > 0) and len(self.running) < self.switches.max_batch:
+                candidate = self._next_waiting()
+                if candidate is None or not self._admit(candidate):
+                    break
+                if budget > 0:
+                    take(candidate, min(candidate.remaining, budget))
+        return batch
+
+    def _by_urgency(self, seqs: list[Sequence]) -> list[Sequence]:
+        if not self.switches.dual_path:
+            return list(seqs)
+        return sorted(seqs, key=lambda s: s.path == BATCH)
+
+    def _next_waiting(self) -> Sequence | None:
+        for path in (REALTIME, BATCH):
+            if self.waiting[path]:
+                return self.waiting[path][0]
+        return None
+
+    def _admit(self, seq: Sequence) -> bool:
+        # The whole prompt must fit, and one block of slack per running sequence, or admitting would at once preempt.
+        if not self.cache.can_admit(seq, seq.length + BLOCK_SIZE * len(self.running)):
+            return False
+        self._queue(seq).popleft()
+        reused = self.cache.admit(seq)
+        if seq.cached_tokens < 0:  # recomputation after a preemption is no cache hit
+            seq.cached_tokens = min(reused, seq.prompt_len)
+        seq.status = Status.RUNNING
+        self.running.append(seq)
+        return True
+
+    def _make_room(self, seq: Sequence, tokens: int, chosen: set[str]) -> bool:
+        """Preempt until the sequence's table can grow to `tokens`; False if it had to give way itself."""
+        while not self.cache.can_grow(seq, tokens):
+            victims = [s for s in self.running if s.request_id not in chosen and s is not seq]
+            if not victims:
+                if seq.request_id not in chosen:
+                    self.preempt(seq)
+                return False
+            self.preempt(self._least_urgent(victims))
+        return True
+
+    def _least_urgent(self, seqs: list[Sequence]) -> Sequence:
+        return max(seqs, key=lambda s: (self.switches.dual_path and s.path == BATCH, s.arrival))
+
+    def _yield_to_realtime(self, chosen: set[str], batch: list[Scheduled]) -> None:
+        """Where every place is taken, batch sequences make room for people who wait."""
+        if not self.switches.dual_path or not self.switches.in_flight_batching:
+            return
+        waiting = self.waiting[REALTIME]
+        for _ in range(len(waiting)):
+            patient = [s for s in self.running if s.path == BATCH]
+            if len(self.running) < self.switches.max_batch or not patient:
+                return
+            victim = self._least_urgent(patient)
+            batch[:] = [item for item in batch if item.seq is not victim]
+            chosen.discard(victim.request_id)
+            self.preempt(victim)
+
+    def preempt(self, seq: Sequence) -> None:
+        """Send a running sequence back to the front of its queue; its blocks stay cached while nobody needs them."""
+        self.running.remove(seq)
+        self.cache.release(seq)
+        seq.status = Status.WAITING
+        self._queue(seq).appendleft(seq)
+        self.preemptions += 1
+
+    def finish(self, seq: Sequence) -> None:
+        """Remove a sequence, running or waiting, and take its blocks back."""
+        if seq in self.running:
+            self.running.remove(seq)
+        for queue in self.waiting.values():
+            if seq in queue:
+                queue.remove(seq)
+        self.cache.release(seq)
+        seq.status = Status.FINISHED
+
+    def set_switches(self, switches: Switches) -> None:
+        """Replace the policy; waiting batch sequences are re-queued if the two paths were merged or split."""
+        merged = self.switches.dual_path != switches.dual_path
+        self.switches = switches
+        if merged:
+            everyone = sorted([*self.waiting[REALTIME], *self.waiting[BATCH]], key=lambda s: s.arrival)
+            self.waiting = {REALTIME: deque(), BATCH: deque()}
+            for seq in everyone:
+                self._queue(seq).append(seq)

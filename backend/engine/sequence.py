@@ -1,0 +1,80 @@
+"""One request as the engine sees it: its tokens, its blocks and its clocks."""
+
+from __future__ import annotations
+
+import random
+import time
+from enum import Enum
+
+import numpy as np
+
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.messages import Generate, Usage
+
+
+class Status(Enum):
+    """Where a sequence is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """Prompt and output tokens with the block table that holds their keys and values.
+
+    `computed` tokens have keys and values in the cache; the rest still have to go through the model.
+    """
+
+    def __init__(self, request: Generate, max_blocks: int) -> None:
+        self.request_id = request.request_id
+        self.tokens: list[int] = list(request.prompt)
+        self.prompt_len = len(request.prompt)
+        self.sampling = request.sampling
+        self.path = request.path
+        self.salt = request.salt
+        self.status = Status.WAITING
+        self.blocks: list[int] = []
+        self.block_row = np.zeros(max_blocks, dtype=np.int32)
+        self.block_hashes: list[bytes] = []
+        self.computed = 0
+        self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
+        self.compute_seconds = 0.0
+        self.arrival = request.arrival or time.monotonic()
+        self.scheduled = 0.0
+        self.first_token = 0.0
+        seed = self.sampling.seed
+        self.rng = random.Random(seed if seed is not None else request.request_id + str(self.arrival))
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, prompt and output."""
+        return len(self.tokens)
+
+    @property
+    def output_len(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that still have to go through the model before the next one can be sampled."""
+        return len(self.tokens) - self.computed
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks a sequence of `tokens` tokens needs."""
+        return -(-tokens // BLOCK_SIZE)
+
+    def usage(self, variant: str) -> Usage:
+        """The request's account, closed now."""
+        return Usage(
+            prompt_tokens=self.prompt_len,
+            cached_tokens=max(self.cached_tokens, 0),
+            output_tokens=self.output_len,
+            compute_seconds=self.compute_seconds,
+            arrival=self.arrival,
+            scheduled=self.scheduled,
+            first_token=self.first_token,
+            finished=time.monotonic(),
+            variant=variant,
+        )

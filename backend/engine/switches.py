@@ -1,0 +1,147 @@
+"""Every optimization a user can switch, in one dataclass, each with an off mode that really is off."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+
+class InvalidSwitchError(ValueError):
+    """A switch has no such name or cannot take that value."""
+
+
+def _switch(
+    default: Any,
+    *,
+    label: str,
+    help: str,
+    group: str,
+    acts: str = "at once",
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    return field(
+        default=default,
+        metadata={
+            "label": label,
+            "help": help,
+            "group": group,
+            "acts": acts,
+            "choices": choices,
+            "low": low,
+            "high": high,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Switches:
+    """The state of every optimization; the engine reads those that concern it, the web process the others."""
+
+    in_flight_batching: bool = _switch(
+        True,
+        group="Batching",
+        label="In-flight batching",
+        help="Requests join and leave the running batch at every step. Off: a batch is formed, run to its end, and "
+        "only then the next is formed.",
+    )
+    max_batch: int = _switch(
+        64,
+        group="Batching",
+        label="Largest batch",
+        low=1,
+        high=256,
+        help="How many sequences share one step. 1 serves one request at a time.",
+    )
+    batch_window_ms: int = _switch(
+        20,
+        group="Batching",
+        label="Micro-batch window (ms)",
+        low=0,
+        high=50,
+        help="How long an idle engine waits for company before it starts a step, and only while recent arrivals make "
+        "company likely. 0 never waits.",
+    )
+    chunked_prefill: bool = _switch(
+        True,
+        group="Batching",
+        label="Chunked prefill",
+        help="A long prompt is read in pieces between the others' next tokens, instead of stopping everybody.",
+    )
+    dual_path: bool = _switch(
+        True,
+        group="Batching",
+        label="Urgent before patient",
+        help="Batch work gives way to people waiting. Off: first come, first served.",
+    )
+    prefix_cache: bool = _switch(
+        True,
+        group="Caches",
+        label="Prefix cache",
+        help="Prompt states are kept and used again by any request that begins with the same tokens. Exact.",
+    )
+    embedding_cache: bool = _switch(
+        True,
+        group="Caches",
+        label="Embedding cache",
+        help="A text that was embedded once is never embedded again, not even after a restart. Exact.",
+    )
+    quantization: str = _switch(
+        "auto",
+        group="Precision",
+        label="Weights",
+        acts="in the background",
+        choices=("auto", "fp32", "bf16", "int8"),
+        help="How weights are held. auto: bf16 where the processor has the instructions, else fp32. int8 halves the "
+        "memory read per token; its effect on the answers is measured, see the README.",
+    )
+
+    def updated(self, changes: dict[str, Any]) -> Switches:
+        """Return a copy with `changes` applied.
+
+        Raises:
+            InvalidSwitchError: an unknown name, a wrong type or a value out of range; the message lists what is right.
+        """
+        known = {f.name: f for f in fields(self)}
+        checked: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise InvalidSwitchError(f"There is no switch {name!r}. Known: {', '.join(known)}.")
+            meta = known[name].metadata
+            wanted = type(getattr(self, name))
+            if wanted is int and isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if type(value) is not wanted:
+                raise InvalidSwitchError(f"{name} takes {wanted.__name__}, not {value!r}.")
+            if meta["choices"] and value not in meta["choices"]:
+                raise InvalidSwitchError(f"{name} takes one of {', '.join(meta['choices'])}, not {value!r}.")
+            if meta["low"] is not None and not meta["low"] <= value <= meta["high"]:
+                raise InvalidSwitchError(f"{name} takes {meta['low']} to {meta['high']}, not {value!r}.")
+            checked[name] = value
+        return replace(self, **checked)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def describe() -> list[dict[str, Any]]:
+    """Name, label, help, group, when it acts, choices and range of every switch, in order."""
+    return [{"name": f.name, "default": f.default, **f.metadata} for f in fields(Switches)]
+
+
+PRESETS: dict[str, Switches] = {
+    "Baseline": Switches(
+        in_flight_batching=False,
+        max_batch=1,
+        batch_window_ms=0,
+        chunked_prefill=False,
+        dual_path=False,
+        prefix_cache=False,
+        embedding_cache=False,
+        quantization="fp32",
+    ),
+    "Balanced": Switches(),
+    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="int8"),
+}

@@ -1,0 +1,340 @@
+"""Generations: each belongs to the backend, is followed by any number of readers, and ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backend.engine.client import EngineClient, Event, Token
+from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
+from backend.errors import ContextLengthError, InvalidInputError, TenfoldError, UnavailableError
+from backend.metering.account import Account
+from backend.metering.ledger import Ledger
+from backend.models.text import StreamDecoder, TextModel
+from backend.store.tables import new_id
+
+log = logging.getLogger(__name__)
+
+MAX_STOPS = 16
+DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What to generate: messages for the chat template, plain text, or token ids."""
+
+    messages: list[dict[str, str]] | None = None
+    text: str | None = None
+    token_ids: list[int] | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None  # None: as much as fits, up to a sensible default
+    stop: tuple[str, ...] = ()
+    path: str = REALTIME
+    source: str = "api"
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token's worth of stream: the text that became certain with it (may be empty), and its log probability."""
+
+    text: str
+    token_id: int
+    logprob: Logprob | None
+
+
+class Generation:
+    """One answer being written. Read it from any thread, or follow it from a coroutine."""
+
+    def __init__(self, request: TextRequest) -> None:
+        self.id = new_id()
+        self.request = request
+        self.created = time.time()
+        self.pieces: list[Piece] = []
+        self.status = "preparing"  # preparing, queued, writing, done, failed
+        self.note = ""  # what is being done while nothing is written yet
+        self.finish_reason: str | None = None
+        self.error: TenfoldError | None = None
+        self.account: Account | None = None
+        self.details: dict[str, Any] = {}
+        self.cancelled = False
+        self._closing = False
+        self._condition = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[Generation], None]] = []
+
+    @property
+    def text(self) -> str:
+        """Everything written so far."""
+        return "".join(piece.text for piece in list(self.pieces))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in ("done", "failed")
+
+    def on_end(self, callback: Callable[[Generation], None]) -> None:
+        """Call back once when it has ended; at once if it has."""
+        with self._condition:
+            if not self._closing:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def update(self, **changes: Any) -> None:
+        """Set attributes and wake every reader. The first ending counts; later ones are ignored.
+
+        What was registered with `on_end` has been done (an answer stored, say) when readers learn of the end.
+        """
+        status = changes.pop("status", self.status)
+        with self._condition:
+            if self._closing:
+                return
+            self._closing = status in ("done", "failed")
+            for name, value in changes.items():
+                setattr(self, name, value)
+            callbacks = list(self._callbacks) if self._closing else []
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                log.exception("what follows a generation failed")
+        with self._condition:
+            self.status = status
+            self._wake()
+
+    def push(self, piece: Piece) -> None:
+        """Append a piece and wake every reader."""
+        with self._condition:
+            if self._closing:
+                return
+            self.pieces.append(piece)
+            self.status = "writing"
+            self._wake()
+
+    def _wake(self) -> None:
+        self._condition.notify_all()
+        for listener in self._listeners:
+            listener()
+
+    def follow(self, *, timeout: float | None = None) -> Iterator[Piece]:
+        """Yield pieces as they come, from the beginning, until it ends."""
+        seen = 0
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda at=seen: len(self.pieces) > at or self.ended, timeout)  # type: ignore[misc]
+                fresh = self.pieces[seen:]
+                ended = self.ended
+            seen += len(fresh)
+            yield from fresh
+            if ended and seen >= len(self.pieces):
+                return
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; False on timeout."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self.ended, timeout)
+
+    async def afollow(self) -> AsyncIterator[Piece]:
+        """Yield pieces as they come, from the beginning, until it ends; for the event loop."""
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+
+        def listener() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closing
+                loop.call_soon_threadsafe(wake.set)
+
+        with self._condition:
+            self._listeners.append(listener)
+        try:
+            seen = 0
+            while True:
+                wake.clear()
+                fresh, ended = self.pieces[seen:], self.ended
+                seen += len(fresh)
+                for piece in fresh:
+                    yield piece
+                if ended and seen >= len(self.pieces):
+                    return
+                if not fresh:
+                    await wake.wait()
+        finally:
+            with self._condition:
+                self._listeners.remove(listener)
+
+
+def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
+    """Refuse parameters that mean nothing.
+
+    Raises:
+        InvalidInputError: names the parameter and its range.
+    """
+    ranges: dict[str, tuple[float, float]] = {
+        "temperature": (0, 2),
+        "top_p": (0, 1),
+        "min_p": (0, 1),
+        "repetition_penalty": (0.01, 10),
+        "frequency_penalty": (-2, 2),
+        "presence_penalty": (-2, 2),
+        "top_k": (0, 1 << 20),
+        "logprobs": (0, 20),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(sampling, name)
+        if value is None:
+            continue
+        if not math.isfinite(value) or not low <= value <= high:
+            raise InvalidInputError(f"{name} must be between {low:g} and {high:g}, not {value}.", param=name)
+    if sampling.top_p == 0:
+        raise InvalidInputError("top_p must be above 0.", param="top_p")
+    if len(stop) > MAX_STOPS:
+        raise InvalidInputError(f"At most {MAX_STOPS} stop strings are allowed, not {len(stop)}.", param="stop")
+
+
+class GenerationService:
+    """Starts generations and sees them to their end."""
+
+    def __init__(self, engine: EngineClient, text: Callable[[], TextModel], ledger: Ledger, model: str) -> None:
+        self.engine, self.ledger, self.model = engine, ledger, model
+        self._text = text
+        self._active: dict[str, Generation] = {}
+        self._workers = ThreadPoolExecutor(16, thread_name_prefix="prepare")
+
+    @property
+    def active(self) -> dict[str, Generation]:
+        """Generations that have not ended, by id."""
+        return dict(self._active)
+
+    def prepare(self, request: TextRequest) -> tuple[list[int], SamplingParams]:
+        """Tokenize and check a request.
+
+        Raises:
+            InvalidInputError: an empty prompt, tokens outside the vocabulary, parameters out of range.
+            ContextLengthError: prompt and answer do not fit.
+            UnavailableError: the model is not loaded yet and did not load in time.
+        """
+        check_sampling(request.sampling, request.stop)
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise InvalidInputError("max_tokens must be at least 1.", param="max_tokens")
+        text = self._text()
+        if request.messages is not None:
+            try:
+                ids = text.encode_chat(request.messages)
+            except ValueError as error:
+                raise InvalidInputError(str(error), param="messages") from error
+        elif request.text is not None:
+            ids = text.encode(request.text)
+        else:
+            ids = list(request.token_ids or [])
+        if not ids:
+            raise InvalidInputError("The prompt is empty.", param="prompt")
+        info = self.engine.info
+        vocab, context = info["vocab"], info["max_model_len"]
+        wrong = next((i for i in ids if not 0 <= i < vocab), None)
+        if wrong is not None:
+            raise InvalidInputError(f"Token id {wrong} is outside the vocabulary of {vocab} tokens.", param="prompt")
+        room = context - len(ids)
+        if room < 1 or (request.max_tokens or 1) > room:
+            wanted = f" and {request.max_tokens} tokens of answer" if request.max_tokens else ""
+            raise ContextLengthError(
+                f"The prompt of {len(ids)} tokens{wanted} does not fit the context of {context} tokens. "
+                "Shorten the prompt or ask for fewer tokens.",
+                param="messages" if request.messages is not None else "prompt",
+            )
+        most = request.max_tokens or min(room, DEFAULT_MAX_TOKENS)
+        return ids, replace(request.sampling, max_tokens=most)
+
+    def start(self, request: TextRequest, generation: Generation | None = None) -> Generation:
+        """Check a request and hand it to the engine; returns the generation to follow.
+
+        Raises:
+            TenfoldError: what `prepare` raises; nothing was started then.
+        """
+        ids, sampling = self.prepare(request)
+        generation = generation or Generation(request)
+        generation.request = request
+        decoder = StreamDecoder(self._text(), list(request.stop))
+        self._active[generation.id] = generation
+        generation.on_end(self._forget)
+        generation.update(status="queued", note="")
+        switches = self.engine.switches.as_dict()
+
+        def sink(event: Event) -> None:
+            if isinstance(event, Token):
+                if decoder.stopped:
+                    return
+                generation.push(Piece(decoder.push(event.token_id), event.token_id, event.logprob))
+                if decoder.stopped:
+                    self.engine.abort(generation.id)
+            elif isinstance(event, Finished):
+                rest = decoder.finish()
+                if rest:
+                    generation.push(Piece(rest, -1, None))
+                reason = "stop" if decoder.stopped else event.reason
+                account = self.ledger.record(
+                    event.usage,
+                    request_id=generation.id,
+                    source=request.source,
+                    path=request.path,
+                    model=self.model,
+                    outcome=reason,
+                    switches=switches,
+                )
+                generation.update(status="done", finish_reason=reason, account=account)
+            elif isinstance(event, Failed):
+                kind = InvalidInputError if event.kind == "invalid" else UnavailableError
+                generation.update(status="failed", error=kind(event.error))
+
+        if generation.cancelled:
+            generation.update(status="done", finish_reason="abort")
+            return generation
+        self.engine.generate(
+            Generate(generation.id, ids, sampling, request.path, request.salt, time.monotonic()), sink
+        )
+        if generation.cancelled:  # cancelled between the check and the submission
+            self.engine.abort(generation.id)
+        return generation
+
+    def start_in_background(self, generation: Generation, prepare: Callable[[], TextRequest]) -> None:
+        """Make the request in a worker (retrieval, waiting for the model), then start; errors end the generation."""
+        self._active[generation.id] = generation
+        generation.on_end(self._forget)
+
+        def work() -> None:
+            try:
+                request = prepare()
+                if generation.cancelled:
+                    generation.update(status="done", finish_reason="abort")
+                    return
+                self.start(request, generation)
+            except TenfoldError as error:
+                generation.update(status="failed", error=error)
+            except Exception as error:
+                log.exception("a request could not be prepared")
+                generation.update(status="failed", error=TenfoldError(f"Something went wrong: {error}"))
+
+        self._workers.submit(work)
+
+    def _forget(self, generation: Generation) -> None:
+        self._active.pop(generation.id, None)
+
+    def cancel(self, generation: Generation) -> None:
+        """Stop a generation wherever it is; what is written stays."""
+        generation.cancelled = True
+        if generation.status == "preparing":
+            generation.update(status="done", finish_reason="abort")
+        else:
+            self.engine.abort(generation.id)
+
+    def close(self) -> None:
+        """Cancel what runs and end the workers."""
+        for generation in self.active.values():
+            self.cancel(generation)
+        self._workers.shutdown(wait=False, cancel_futures=True)

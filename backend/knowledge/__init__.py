@@ -1,0 +1,1 @@
+"""Documents → text → chunks → embeddings → index → retrieval. Knows nothing of pages or HTTP."""

@@ -1,0 +1,243 @@
+"""Embeddings that are computed once: SQLite first, the engine only for what is not there, and each text once at a time.
+
+A vector's key covers everything that determines it: normalized text, model, weights, dimension, pooling and prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import update
+from sqlmodel import col, func, select
+from tokenizers import Tokenizer
+
+from backend.engine.client import EngineClient, EngineUnavailableError
+from backend.engine.messages import REALTIME
+from backend.errors import InvalidInputError, UnavailableError
+from backend.knowledge.chunk import normalize
+from backend.metering.ledger import Ledger
+from backend.store.database import Database
+from backend.store.tables import Embedding
+
+POOLING = "mean"
+LOOKUP = 500  # keys per query, below SQLite's limit on parameters
+ENGINE_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors in the order of the texts, and how many had to be computed."""
+
+    vectors: np.ndarray
+    computed: int
+    reused: int
+    tokens: int
+
+
+class EmbeddingService:
+    """The cache in front of the engine's embedding model."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Callable[[], Tokenizer],
+        database: Database,
+        ledger: Ledger,
+        model: str,
+    ) -> None:
+        self._engine, self._tokenizer, self._database, self._ledger = engine, tokenizer, database, ledger
+        self.model = model
+        self._flights: dict[str, Future[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def key(self, text: str) -> str:
+        """The cache key of a text under the model now loaded."""
+        info = self._engine.info
+        parts = [
+            normalize(text), self.model, info["embedding_fingerprint"], str(info["embedding_dimension"]), POOLING, ""
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def embed(
+        self,
+        texts: list[str],
+        *,
+        source: str,
+        path: str = REALTIME,
+        truncate: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Embedded:
+        """Embed texts; known ones come from the database, unknown ones are computed once whoever asks.
+
+        Args:
+            texts: what to embed; longer ones than the model reads are cut, or refused where `truncate` is False.
+            source: who asks, for the ledger.
+            path: "realtime" or "batch".
+            truncate: see `texts`.
+            progress: called with (done, total) as it goes on.
+
+        Returns:
+            float32 [texts, dimension] and counts.
+
+        Raises:
+            InvalidInputError: an empty text, or one too long where `truncate` is False.
+            UnavailableError: the engine is not there.
+        """
+        if not texts:
+            raise InvalidInputError("There is nothing to embed.", param="input")
+        normalized = [normalize(text) for text in texts]
+        if not all(normalized):
+            raise InvalidInputError("An input text is empty.", param="input")
+        if not self._engine.wait_ready(60):
+            raise UnavailableError(self._engine.state.detail or "The embedding model is not loaded yet; retry soon.")
+        token_ids = self._encode(normalized, truncate)
+        tokens = sum(map(len, token_ids))
+        if not self._engine.switches.embedding_cache:
+            vectors, seconds = self._compute(token_ids, path)
+            self._ledger.record_embedding(
+                source=source, model=self.model, texts=len(texts), computed_tokens=tokens, reused_tokens=0,
+                seconds=seconds,
+            )
+            return Embedded(vectors, len(texts), 0, tokens)
+        keys = [self.key(text) for text in texts]
+        found = self._lookup(list(dict.fromkeys(keys)))
+        missing: dict[str, list[int]] = {}  # key → token ids, once each
+        for key, ids in zip(keys, token_ids, strict=True):
+            if key not in found and key not in missing:
+                missing[key] = ids
+        computed, seconds, fresh = self._fill(missing, found, path, progress, len(texts))
+        self._count_hits([key for key in keys if key not in computed])
+        reused_tokens = tokens - sum(len(missing[key]) for key in computed)
+        self._ledger.record_embedding(
+            source=source, model=self.model, texts=len(texts), computed_tokens=fresh, reused_tokens=reused_tokens,
+            seconds=seconds,
+        )
+        return Embedded(np.stack([found[key] for key in keys]), len(computed), len(texts) - len(computed), tokens)
+
+    def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
+        limit = int(self._engine.info["embedding_max_tokens"])
+        out = []
+        for encoding in self._tokenizer().encode_batch(texts):
+            ids = encoding.ids
+            if len(ids) > limit:
+                if not truncate:
+                    raise InvalidInputError(
+                        f"An input has {len(ids)} tokens; the embedding model reads {limit}.",
+                        param="input",
+                        code="context_length_exceeded",
+                    )
+                ids = [*ids[: limit - 1], ids[-1]]
+            out.append(ids)
+        return out
+
+    def _fill(
+        self,
+        missing: dict[str, list[int]],
+        found: dict[str, np.ndarray],
+        path: str,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> tuple[set[str], float, int]:
+        """Compute what nobody computes already, wait for what somebody does."""
+        mine: dict[str, Future[np.ndarray]] = {}
+        theirs: dict[str, Future[np.ndarray]] = {}
+        with self._lock:
+            for key in missing:
+                flight = self._flights.get(key)
+                if flight is None:
+                    mine[key] = self._flights[key] = Future()
+                else:
+                    theirs[key] = flight
+        computed: set[str] = set()
+        seconds, tokens = 0.0, 0
+        try:
+            # Somebody may have finished between our look-up and our claim.
+            late = self._lookup(list(mine)) if mine else {}
+            found.update(late)
+            todo = [key for key in mine if key not in late]
+            step = 64
+            for start in range(0, len(todo), step):
+                part = todo[start : start + step]
+                vectors, took = self._compute([missing[key] for key in part], path)
+                seconds += took
+                tokens += sum(len(missing[key]) for key in part)
+                self._store(part, vectors, [len(missing[key]) for key in part])
+                for key, vector in zip(part, vectors, strict=True):
+                    found[key] = vector
+                    computed.add(key)
+                if progress is not None:
+                    progress(total - len(todo) + start + len(part), total)
+            for key, flight in mine.items():
+                flight.set_result(found[key])
+        except BaseException as error:
+            for flight in mine.values():
+                if not flight.done():
+                    flight.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                for key in mine:
+                    self._flights.pop(key, None)
+        for key, flight in theirs.items():
+            found[key] = flight.result(ENGINE_TIMEOUT)
+        return computed, seconds, tokens
+
+    def _compute(self, token_ids: list[list[int]], path: str) -> tuple[np.ndarray, float]:
+        try:
+            return self._engine.embed(token_ids, path).result(ENGINE_TIMEOUT)
+        except EngineUnavailableError as error:
+            raise UnavailableError(str(error)) from error
+        except TimeoutError as error:
+            raise UnavailableError("The embedding model did not answer in time.") from error
+        except ValueError as error:
+            raise InvalidInputError(str(error), param="input") from error
+
+    def _lookup(self, keys: list[str]) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        with self._database.session() as session:
+            for start in range(0, len(keys), LOOKUP):
+                part = keys[start : start + LOOKUP]
+                for key, vector in session.exec(
+                    select(Embedding.key, Embedding.vector).where(col(Embedding.key).in_(part))
+                ):
+                    found[key] = np.frombuffer(vector, dtype="<f4")
+        return found
+
+    def _store(self, keys: list[str], vectors: np.ndarray, tokens: list[int]) -> None:
+        with self._database.session() as session:
+            for key, vector, count in zip(keys, vectors, tokens, strict=True):
+                session.merge(
+                    Embedding(
+                        key=key, model=self.model, dimension=len(vector), tokens=count,
+                        vector=np.ascontiguousarray(vector, dtype="<f4").tobytes(),
+                    )
+                )
+
+    def _count_hits(self, keys: list[str]) -> None:
+        with self._database.session() as session:
+            for start in range(0, len(keys), LOOKUP):
+                part = keys[start : start + LOOKUP]
+                session.connection().execute(
+                    update(Embedding).where(col(Embedding.key).in_(part)).values(hits=col(Embedding.hits) + 1)
+                )
+
+    def statistics(self) -> dict[str, Any]:
+        """Entries, hits, tokens not computed again and bytes of the cache."""
+        with self._database.session() as session:
+            count, hits, saved, size = session.exec(
+                select(
+                    func.count(col(Embedding.key)),
+                    func.coalesce(func.sum(Embedding.hits), 0),
+                    func.coalesce(func.sum(Embedding.hits * Embedding.tokens), 0),
+                    func.coalesce(func.sum(func.length(Embedding.vector)), 0),
+                )
+            ).one()
+        return {"entries": int(count), "hits": int(hits), "tokens_saved": int(saved), "bytes": int(size)}
+
+

@@ -1,0 +1,139 @@
+"""Text in, token ids out, and back: tokenizer and chat template of a model folder, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class TemplateFailedError(ValueError):
+    """The model's chat template refused the messages; says why."""
+
+
+FALLBACK_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+class TextModel:
+    """Encodes and decodes for one model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        config_file = folder / "tokenizer_config.json"
+        config: dict[str, Any] = json.loads(config_file.read_text()) if config_file.is_file() else {}
+        template_file = folder / "chat_template.jinja"
+        source = template_file.read_text() if template_file.is_file() else config.get("chat_template")
+        if isinstance(source, list):  # several named templates
+            source = next((t["template"] for t in source if t["name"] == "default"), source[0]["template"])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+        self._template = environment.from_string(source or FALLBACK_TEMPLATE)
+        self._special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of plain text; `special` adds what the tokenizer puts around a text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special).ids
+        return ids
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, ending where the assistant's answer begins.
+
+        Raises:
+            TemplateFailedError: the model's template does not allow these messages.
+        """
+        try:
+            text = self._template.render(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special
+            )
+        except TemplateError as error:
+            raise TemplateFailedError(f"The model's chat template refused the messages: {error}") from error
+        return self.encode(text, special=False)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, for log probabilities; bytes that are no character come as U+FFFD."""
+        text: str = self.tokenizer.decode([token_id], skip_special_tokens=False)
+        return text
+
+
+class StreamDecoder:
+    """Turns a stream of tokens into a stream of text that never shows half a character or half a stop string."""
+
+    def __init__(self, model: TextModel, stop: list[str]) -> None:
+        self._model = model
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop = [s for s in stop if s]
+        self._held = ""  # text that may be the beginning of a stop string
+        self._decoded = 0  # tokens whose text the stream has given out
+        self._ids: list[int] = []
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """Add a token; returns the text that is now certain."""
+        self._ids.append(token_id)
+        piece = self._stream.step(self._model.tokenizer, token_id)
+        if piece is None:
+            return ""
+        self._decoded = len(self._ids)
+        return self._filter(piece)
+
+    def finish(self) -> str:
+        """Text still held when no more tokens come; an unfinished character becomes U+FFFD."""
+        rest = ""
+        if self._decoded < len(self._ids) and not self.stopped:
+            rest = self._filter(self._model.decode(self._ids[self._decoded :]))
+        held, self._held = self._held, ""
+        return rest if self.stopped else rest + held
+
+    def _filter(self, piece: str) -> str:
+        if not self._stop or self.stopped:
+            return "" if self.stopped else piece
+        text = self._held + piece
+        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max(
+            (n for s in self._stop for n in range(min(len(s) - 1, len(text)), 0, -1) if text.endswith(s[:n])),
+            default=0,
+        )
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+class _Generation(Extension):
+    """Accepts the `generation` block of templates made for training; it changes nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's interface
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _content(token: Any) -> str:
+    return token.get("content", "") if isinstance(token, dict) else token or ""

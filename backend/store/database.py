@@ -1,0 +1,62 @@
+"""The database: engine, sessions, migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+from sqlalchemy.engine import Engine, make_url
+from sqlmodel import Session, create_engine
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+class Database:
+    """Opens the database, brings its schema up to date, hands out sessions.
+
+    Args:
+        url: SQLAlchemy URL. SQLite runs in WAL mode, so readers never wait for a writer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        if sqlite:
+            database = make_url(url).database
+            if database:
+                Path(database).parent.mkdir(parents=True, exist_ok=True)
+        arguments: dict[str, Any] = {"check_same_thread": False, "timeout": 30} if sqlite else {}
+        self.engine: Engine = create_engine(url, connect_args=arguments)
+        if sqlite:
+            event.listen(self.engine, "connect", _set_pragmas)
+
+    def migrate(self) -> None:
+        """Apply every migration that the schema lacks."""
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session that commits on a clean end and rolls back on an error; rows stay readable afterwards."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

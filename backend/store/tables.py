@@ -1,0 +1,194 @@
+"""Every table. Times are UTC seconds since the epoch; ids are opaque strings or row numbers."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from sqlalchemy import JSON, Column, Index, LargeBinary, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+def new_id() -> str:
+    """An opaque id."""
+    return uuid.uuid4().hex
+
+
+class Document(SQLModel, table=True):
+    """An uploaded file. `sha256` is of its bytes; the bytes lie in the files folder under that name."""
+
+    __tablename__ = "document"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str
+    sha256: str = Field(index=True)
+    size: int
+    state: str = Field(default="queued", index=True)  # queued, parsing, embedding, ready, failed, deleting
+    reason: str = ""
+    progress: float = 0.0
+    chunk_count: int = 0
+    embedded: int = 0  # chunks whose embedding had to be computed
+    reused: int = 0  # chunks whose embedding was known
+    seconds: float = 0.0
+    created: float = Field(default_factory=time.time)
+    updated: float = Field(default_factory=time.time)
+
+
+class Collection(SQLModel, table=True):
+    """A named set of documents."""
+
+    __tablename__ = "collection"
+    name: str = Field(primary_key=True)
+    created: float = Field(default_factory=time.time)
+
+
+class CollectionDocument(SQLModel, table=True):
+    """Membership; a document may be in several collections."""
+
+    __tablename__ = "collection_document"
+    collection: str = Field(foreign_key="collection.name", primary_key=True, ondelete="CASCADE")
+    document_id: str = Field(foreign_key="document.id", primary_key=True, ondelete="CASCADE")
+
+
+class Chunk(SQLModel, table=True):
+    """A piece of a document; `text_hash` is sha256 of its normalized text."""
+
+    __tablename__ = "chunk"
+    __table_args__ = (UniqueConstraint("document_id", "position"),)
+    id: str = Field(default_factory=new_id, primary_key=True)
+    document_id: str = Field(foreign_key="document.id", index=True, ondelete="CASCADE")
+    position: int
+    text: str
+    text_hash: str = Field(index=True)
+    tokens: int
+    chunker: str
+
+
+class Embedding(SQLModel, table=True):
+    """A vector by the key of everything that determines it; float32, little endian."""
+
+    __tablename__ = "embedding"
+    key: str = Field(primary_key=True)
+    model: str = Field(index=True)
+    dimension: int
+    vector: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    tokens: int = 0
+    hits: int = 0
+    created: float = Field(default_factory=time.time)
+
+
+class Conversation(SQLModel, table=True):
+    """A chat."""
+
+    __tablename__ = "conversation"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    title: str = "New conversation"
+    created: float = Field(default_factory=time.time)
+    updated: float = Field(default_factory=time.time, index=True)
+
+
+class Message(SQLModel, table=True):
+    """One turn of a chat. `details` holds citations, metrics and settings of an answer."""
+
+    __tablename__ = "message"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    conversation_id: str = Field(foreign_key="conversation.id", index=True, ondelete="CASCADE")
+    position: int
+    role: str
+    text: str = ""
+    state: str = "done"  # done, writing, stopped, failed
+    error: str = ""
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created: float = Field(default_factory=time.time)
+
+
+class Usage(SQLModel, table=True):
+    """The ledger: one row per request that reached a model, whoever sent it."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_finished_source", "finished", "source"),)
+    id: int | None = Field(default=None, primary_key=True)
+    request_id: str = Field(index=True)
+    source: str  # console, api, job, lab
+    kind: str = "generate"  # generate, embed
+    path: str = "realtime"
+    model: str = ""
+    variant: str = ""
+    outcome: str = ""  # stop, length, abort, failed
+    arrived: float
+    finished: float
+    queue_seconds: float = 0.0
+    ttft: float | None = None
+    latency: float = 0.0
+    tpot: float | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    compute_seconds: float = 0.0
+    price_per_hour: float = 0.0
+    cost: float = 0.0
+    saved: float = 0.0
+    switches: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class Job(SQLModel, table=True):
+    """A file of prompts to run, now or on a schedule."""
+
+    __tablename__ = "job"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str
+    prompts: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    system: str = ""
+    max_tokens: int = 128
+    temperature: float = 0.0
+    documents: bool = False
+    cron: str | None = None
+    created: float = Field(default_factory=time.time)
+
+
+class JobRun(SQLModel, table=True):
+    """One execution of a job."""
+
+    __tablename__ = "job_run"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    job_id: str = Field(foreign_key="job.id", index=True, ondelete="CASCADE")
+    state: str = Field(default="queued", index=True)  # queued, running, done, failed, cancelled
+    total: int = 0
+    reason: str = ""
+    created: float = Field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+
+
+class JobResult(SQLModel, table=True):
+    """The answer to one prompt of a run, written as it is finished, so that a kill loses none."""
+
+    __tablename__ = "job_result"
+    run_id: str = Field(foreign_key="job_run.id", primary_key=True, ondelete="CASCADE")
+    position: int = Field(primary_key=True)
+    text: str = ""
+    error: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+class Setting(SQLModel, table=True):
+    """What a user chose in the console and expects to find again."""
+
+    __tablename__ = "setting"
+    key: str = Field(primary_key=True)
+    value: Any = Field(default=None, sa_column=Column(JSON))
+
+
+class ApiKey(SQLModel, table=True):
+    """A credential; only its hash is kept."""
+
+    __tablename__ = "api_key"
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str
+    prefix: str
+    digest: str = Field(unique=True)
+    created: float = Field(default_factory=time.time)
+    used: float | None = None

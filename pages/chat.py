@@ -1,0 +1,307 @@
+"""Chat with the model and with the documents."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import streamlit as st
+
+from backend.engine.messages import SamplingParams
+from backend.errors import TenfoldError
+from backend.generation.conversations import ChatOptions
+from backend.generation.service import Generation
+from backend.runtime import Runtime, current
+from backend.store.tables import Message
+from pages.formatting import money, passage, rate, seconds
+
+TICK = 0.2
+"""Seconds between two looks at an answer being written."""
+SUGGESTIONS = [
+    "How many steps does the lighthouse tower have?",
+    "Who was the last resident keeper of the lighthouse?",
+    "Which bike sharing station is the busiest?",
+]
+
+
+def conversation_id() -> str | None:
+    """The conversation in the address, so that a reload or a second tab shows the same one."""
+    return st.query_params.get("c")
+
+
+def open_conversation(identifier: str | None) -> None:
+    """Show another conversation, or the empty page."""
+    st.session_state.pop("editing", None)
+    if identifier is None:
+        st.query_params.pop("c", None)
+    else:
+        st.query_params["c"] = identifier
+
+
+# ---- the sidebar -------------------------------------------------------------------------------------------------
+
+
+def sidebar(runtime: Runtime) -> None:
+    """The list of conversations."""
+    with st.sidebar:
+        if st.button("New chat", icon=":material/edit_square:", width="stretch", type="primary"):
+            open_conversation(None)
+            st.rerun()
+        search = st.text_input(
+            "Search", placeholder="Search chats", label_visibility="collapsed", key="search", icon=":material/search:"
+        )
+        found = runtime.conversations.find(search)
+        if not found:
+            st.caption("Nothing found." if search else "Your chats will be listed here.")
+        active = conversation_id()
+        for conversation in found[:50]:
+            label = conversation.title if len(conversation.title) <= 34 else conversation.title[:33] + "…"
+            kind: Literal["secondary", "tertiary"] = "secondary" if conversation.id == active else "tertiary"
+            if st.button(label, key=f"open-{conversation.id}", type=kind, width="stretch", help=conversation.title):
+                open_conversation(conversation.id)
+                st.rerun()
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
+    """Documents on or off, settings, and what can be done with the conversation."""
+    collections = runtime.documents.collections()
+    ready = [d for d in runtime.documents.find() if d.state == "ready"]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        grounded = st.toggle(
+            "Answer from documents",
+            value=bool(ready),
+            disabled=not ready,
+            key="grounded" if ready else "grounded-off",
+            help="Answers quote the uploaded documents, with numbered sources."
+            if ready
+            else "Upload a document first, on the Documents page.",
+        )
+        with st.popover("Settings", icon=":material/tune:"):
+            collection = ""
+            if len(collections) > 1:
+                names = ["All documents", *collections]
+                chosen = st.selectbox("Collection", names, key="collection", persist_state="session")
+                collection = "" if chosen == "All documents" else chosen
+            system = st.text_area(
+                "System prompt", key="system", placeholder="How the assistant should behave", persist_state="session"
+            )
+            temperature = st.slider("Temperature", 0.0, 2.0, 0.2, 0.1, key="temperature", persist_state="session",
+                                    help="0 always takes the likeliest token.")
+            top_p = st.slider("Top-p", 0.05, 1.0, 0.9, 0.05, key="top_p", persist_state="session")
+            repetition = st.slider("Repetition penalty", 1.0, 1.5, 1.0, 0.05, key="repetition", persist_state="session",
+                                   help="Above 1 keeps small models from going in circles.")
+            max_tokens = st.slider("Longest answer (tokens)", 16, 1024, 256, 16, key="max_tokens",
+                                   persist_state="session")
+        if conversation is not None:
+            conversation_menu(runtime, conversation)
+    return ChatOptions(
+        system=system or "",
+        sampling=SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition),
+        max_tokens=max_tokens,
+        collection=collection if grounded and ready else None,
+    )
+
+
+def conversation_menu(runtime: Runtime, conversation: str) -> None:
+    """Rename, export, delete."""
+    with st.popover("Chat", icon=":material/more_horiz:"):
+        title = st.text_input("Title", value=runtime.conversations.get(conversation).title, key=f"title-{conversation}")
+        if st.button("Rename", width="stretch"):
+            try:
+                runtime.conversations.rename(conversation, title)
+                st.rerun()
+            except TenfoldError as error:
+                st.error(error.message)
+        st.download_button(
+            "Export as Markdown",
+            runtime.conversations.export(conversation),
+            file_name="conversation.md",
+            mime="text/markdown",
+            width="stretch",
+        )
+        if st.button("Delete", width="stretch", icon=":material/delete:"):
+            runtime.conversations.delete(conversation)
+            open_conversation(None)
+            st.rerun()
+
+
+# ---- messages ----------------------------------------------------------------------------------------------------
+
+
+def draw_message(runtime: Runtime, message: Message, *, last: bool, options: ChatOptions) -> None:
+    """One finished turn, or the one being written."""
+    with st.chat_message(message.role, avatar=":material/person:" if message.role == "user" else ":material/bolt:"):
+        if message.role == "user":
+            draw_question(runtime, message, options)
+            return
+        generation = runtime.conversations.writing(message.id)
+        if generation is not None:
+            tail(runtime, generation)
+            return
+        draw_answer(message)
+        if last and st.button("Regenerate", icon=":material/refresh:", type="tertiary", key=f"again-{message.id}"):
+            act(lambda: runtime.conversations.regenerate(message.conversation_id, options))
+
+
+def draw_question(runtime: Runtime, message: Message, options: ChatOptions) -> None:
+    """A question, or the box to change it."""
+    if st.session_state.get("editing") != message.id:
+        with st.container(horizontal=True, vertical_alignment="top"):
+            st.text(message.text)
+            if st.button("", icon=":material/edit:", type="tertiary", key=f"edit-{message.id}", help="Edit and resend"):
+                st.session_state["editing"] = message.id
+                st.rerun()
+        return
+    text = st.text_area("Edit", message.text, key=f"text-{message.id}", label_visibility="collapsed")
+    with st.container(horizontal=True):
+        if st.button("Send", type="primary", key=f"send-{message.id}"):
+            st.session_state.pop("editing")
+            act(lambda: runtime.conversations.edit(message.id, text, options))
+        if st.button("Cancel", key=f"cancel-{message.id}"):
+            st.session_state.pop("editing")
+            st.rerun()
+
+
+def draw_answer(message: Message) -> None:
+    """Text, sources and the account of a stored answer."""
+    if message.text:
+        st.markdown(escape(message.text))
+    if message.state == "failed":
+        st.error(message.error, icon=":material/error:")
+    elif message.state == "stopped":
+        st.caption("Stopped." if message.text else "Stopped before the first word.")
+    draw_citations(message.details.get("citations", []), message.id)
+    draw_account(message.details.get("account"))
+
+
+def draw_citations(citations: list[dict[str, Any]], key: str) -> None:
+    """Numbered sources; each opens its chunk."""
+    if not citations:
+        return
+    with st.container(horizontal=True, gap="small", key=f"sources-{key}"):
+        for citation in citations:
+            with st.popover(f"[{citation['number']}] {citation['document']}", help="Show the passage"):
+                st.caption(f"Part {citation['position'] + 1} · similarity {citation['score']:.2f}")
+                st.markdown(passage(citation["text"]))
+
+
+def draw_account(account: dict[str, Any] | None) -> None:
+    """The line under an answer."""
+    if account is None:
+        return
+    parts = [
+        f"first token {seconds(account['ttft'])}",
+        rate(account["tokens_per_second"]),
+        f"{account['prompt_tokens']} in · {account['cached_tokens']} cached · {account['output_tokens']} out",
+        money(account["cost"]).replace("$", "\\$"),
+    ]
+    st.caption(" · ".join(parts))
+
+
+def escape(text: str) -> str:
+    """Keep dollar signs from becoming formulas."""
+    return text.replace("$", "\\$")
+
+
+def tail(runtime: Runtime, generation: Generation) -> None:
+    """Show an answer as it is written. The page only looks on; the answer belongs to the backend."""
+
+    @st.fragment(run_every=TICK)
+    def look() -> None:
+        if generation.ended:
+            generation_stored()
+        text = generation.text
+        if text:
+            st.markdown(escape(text) + " ▍")
+        else:
+            st.caption(f":material/hourglass_empty: {generation.note or waiting_note(runtime)}")
+        if st.button("Stop", icon=":material/stop_circle:", key=f"stop-{generation.id}"):
+            runtime.generations.cancel(generation)
+
+    def generation_stored() -> None:
+        st.rerun()
+
+    look()
+
+
+def waiting_note(runtime: Runtime) -> str:
+    """Why nothing is written yet."""
+    stats = runtime.engine.stats
+    ahead = stats.running if stats else 0
+    return "Reading the prompt…" if ahead <= 1 else f"Reading the prompt, beside {ahead} other requests…"
+
+
+def act(action: Any) -> None:
+    """Do something that may be refused, and show why; rerun on success."""
+    try:
+        action()
+    except TenfoldError as error:
+        st.session_state["chat-error"] = error.message
+    st.rerun()
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------
+
+
+def welcome(runtime: Runtime) -> str | None:
+    """The empty page: what to do first. Returns a question if one was picked."""
+    st.markdown("## What would you like to know?")
+    documents = runtime.documents.find()
+    if not documents:
+        st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
+        if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
+            runtime.load_samples()
+            st.rerun()
+        return None
+    if any(d.state in ("queued", "parsing", "embedding") for d in documents):
+
+        @st.fragment(run_every=0.5)
+        def reading() -> None:
+            left = runtime.documents.pending
+            if not left:
+                st.rerun()
+            st.info(f"Reading {left} document{'s' if left > 1 else ''}…", icon="⏳")
+
+        reading()
+        return None
+    if not any(d.name in runtime.sample_names() and d.state == "ready" for d in documents):
+        st.write("Ask anything below. With *Answer from documents* on, answers quote what you uploaded.")
+        return None
+    st.write("Ask anything below, or begin with one of these:")
+    for number, suggestion in enumerate(SUGGESTIONS):
+        if st.button(suggestion, key=f"suggestion-{number}", icon=":material/arrow_forward:"):
+            return suggestion
+    return None
+
+
+def main() -> None:
+    """Draw the page."""
+    runtime = current()
+    sidebar(runtime)
+    identifier = conversation_id()
+    if identifier is not None:
+        try:
+            runtime.conversations.get(identifier)
+        except TenfoldError as error:
+            st.warning(error.message)
+            identifier = None
+    options = options_bar(runtime, identifier)
+    if message := st.session_state.pop("chat-error", None):
+        st.error(message)
+    messages = runtime.conversations.messages(identifier) if identifier else []
+    for i, turn in enumerate(messages):
+        draw_message(runtime, turn, last=i == len(messages) - 1, options=options)
+    suggestion = None if messages else welcome(runtime)
+    busy = identifier is not None and runtime.conversations.busy(identifier) is not None
+    question = st.chat_input("An answer is being written…" if busy else "Ask a question", disabled=busy) or suggestion
+    if question:
+        if identifier is None:
+            identifier = runtime.conversations.create().id
+            open_conversation(identifier)
+        asked = identifier
+        act(lambda: runtime.conversations.ask(asked, question, options))
+
+
+main()

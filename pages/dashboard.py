@@ -1,0 +1,152 @@
+"""What the engine does now, how long people wait, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from backend.metering.account import percentiles
+from backend.metering.prices import MachinePrice, catalogue
+from backend.runtime import Runtime, current
+from pages.formatting import money, rate, seconds
+
+REFRESH = 2.0
+WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
+TEAL, AMBER, BLUE = "#14b8a6", "#f59e0b", "#6366f1"
+
+
+def moments(times: list[float]) -> list[datetime]:
+    """Local times for an axis."""
+    return [datetime.fromtimestamp(t) for t in times]
+
+
+def chart(title: str, unit: str, *traces: go.Scatter, span: float) -> go.Figure:
+    """A small time chart over the last `span` seconds."""
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        title={"text": title, "font": {"size": 15}, "x": 0},
+        height=260,
+        margin={"l": 8, "r": 8, "t": 44, "b": 8},
+        yaxis={"title": {"text": unit}, "rangemode": "tozero"},
+        xaxis={"type": "date", "range": moments([time.time() - span, time.time()])},
+        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+        showlegend=len(traces) > 1,
+        uirevision=title,
+    )
+    return figure
+
+
+def live(runtime: Runtime, span: int) -> None:
+    """Figures and charts from real requests."""
+    rows = runtime.ledger.window(span)
+    totals = runtime.ledger.totals()
+    stats = runtime.engine.stats
+    bucket = max(span / 60, 2.0)
+    throughput = runtime.series.throughput(span, bucket)
+    ttft = percentiles([r.ttft for r in rows if r.ttft is not None])
+    waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
+    asked = totals["prompt_tokens"]
+    figures: list[tuple[str, str, str | None]] = [
+        ("Tokens/s now", rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"), None),
+        ("Running · queued", f"{stats.running if stats else 0} · {waiting}", None),
+        ("Cost so far", money(totals["cost"]), "The requests' share of the machine's time, since the first request."),
+        ("Saved by caches", money(totals["saved"]),
+         "What the tokens found in caches would have cost; never subtracted from the cost."),
+        ("First token p50", seconds(ttft.p50 if ttft else None), "Arrival to first token, in this window."),
+        ("First token p95", seconds(ttft.p95 if ttft else None), None),
+        ("First token p99", seconds(ttft.p99 if ttft else None), f"Over {ttft.count if ttft else 0} requests."),
+        ("Cache hits", f"{totals['cached_tokens'] / asked:.0%}" if asked else "–", "Tokens reused ÷ tokens asked for."),
+    ]
+    for start in (0, 4):
+        for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
+            column.metric(label, value, border=True, help=text)
+    left, right = st.columns(2)
+    times = [t for t, _ in throughput]
+    area = go.Scatter(x=moments(times), y=[v for _, v in throughput], fill="tozeroy", line={"color": TEAL}, name="out")
+    left.plotly_chart(chart("Tokens generated per second", "tokens/s", area, span=span), key="throughput")
+    dots = go.Scatter(
+        x=moments([r.finished for r in rows if r.ttft is not None]),
+        y=[r.ttft * 1000 for r in rows if r.ttft is not None],
+        mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, name="request",
+    )
+    right.plotly_chart(chart("Time to first token of each request", "ms", dots, span=span), key="ttft")
+    samples = runtime.series.window(span)
+    running = go.Scatter(
+        x=moments([s.time for s in samples]), y=[s.stats.running for s in samples],
+        line={"color": TEAL, "shape": "hv"}, name="running",
+    )
+    queued = go.Scatter(
+        x=moments([s.time for s in samples]), y=[s.stats.waiting_realtime + s.stats.waiting_batch for s in samples],
+        line={"color": AMBER, "shape": "hv"}, name="queued",
+    )
+    left.plotly_chart(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
+    total, spent = 0.0, []
+    for r in rows:
+        total += r.cost
+        spent.append(total)
+    cost = go.Scatter(x=moments([r.finished for r in rows]), y=spent, line={"color": BLUE, "shape": "hv"}, name="cost")
+    right.plotly_chart(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
+    account(runtime, totals)
+
+
+def account(runtime: Runtime, totals: dict[str, float]) -> None:
+    """Where the machine's money went since the engine started."""
+    stats = runtime.engine.stats
+    if stats is None:
+        return
+    per_hour = runtime.prices.current.per_hour
+    uptime = max(stats.uptime, stats.busy_seconds)
+    busy, idle = stats.busy_seconds * per_hour / 3600, (uptime - stats.busy_seconds) * per_hour / 3600
+    thousands = stats.output_tokens / 1000
+    st.markdown("##### This engine's run")
+    with st.container(horizontal=True):
+        st.metric("Working", money(busy), help=seconds(stats.busy_seconds), border=True)
+        st.metric("Idle", money(idle), help=seconds(uptime - stats.busy_seconds), border=True)
+        st.metric("Per 1K tokens out, working", money(busy / thousands) if thousands else "–", border=True)
+        st.metric("Per 1K tokens out, with idle", money((busy + idle) / thousands) if thousands else "–", border=True)
+        st.metric("Requests recorded", f"{totals['requests']:.0f}", border=True)
+
+
+def price(runtime: Runtime) -> None:
+    """Which machine the money is counted for."""
+    chosen = runtime.prices.current
+    if runtime.settings.price_per_hour is not None:
+        st.caption(f"Price: {money(chosen.per_hour)} per hour, from TENFOLD_PRICE_PER_HOUR.".replace("$", "\\$"))
+        return
+    known = catalogue()
+    with st.popover(f"Price: {money(chosen.per_hour)} per hour".replace("$", "\\$"), icon=":material/payments:"):
+        names = [p.name for p in known] + ["My own price"]
+        index = next((i for i, p in enumerate(known) if p == chosen), len(known))
+        name = st.selectbox("Machine", names, index=index)
+        value = chosen.per_hour if index == len(known) else 0.1
+        own = st.number_input("US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != "My own price")
+        st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
+        if st.button("Use this price", type="primary"):
+            runtime.prices.choose(next((p for p in known if p.name == name), MachinePrice("My own price", own)))
+            st.rerun()
+
+
+def main() -> None:
+    """Draw the page."""
+    runtime = current()
+    st.title("Dashboard")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        window = st.segmented_control(
+            "Window", list(WINDOWS), default="5 min", label_visibility="collapsed", key="window",
+            persist_state="session",
+        )
+        price(runtime)
+    if not runtime.ledger.totals()["requests"]:
+        with st.container(border=True):
+            st.markdown("#### Nothing to show yet")
+            st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")
+            st.page_link("pages/chat.py", label="Go to Chat", icon=":material/forum:")
+        return
+    span = WINDOWS[window or "5 min"]
+    st.fragment(run_every=REFRESH)(lambda: live(runtime, span))()
+
+
+main()

@@ -1,0 +1,99 @@
+"""Switch every optimization on and off while the model serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.engine.switches import PRESETS, describe
+from backend.runtime import Runtime, current
+
+PRESET_HELP = {
+    "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
+    "Balanced": "Everything that does not change an answer.",
+    "Max savings": "8-bit weights, larger batches. Its effect on the answers is measured in the README.",
+}
+
+
+def change(runtime: Runtime, name: str, key: str) -> None:
+    """Apply a widget's new value."""
+    value: Any = st.session_state[key]
+    if value is not None:
+        runtime.set_switches({name: value})
+
+
+def presets(runtime: Runtime) -> None:
+    """Three ready states."""
+    now = runtime.engine.switches
+    columns = st.columns(len(PRESETS))
+    for column, (name, switches) in zip(columns, PRESETS.items(), strict=True):
+        with column.container(border=True, height="stretch"):
+            active = switches == now
+            st.markdown(f"**{name}**" + (" :green-badge[in force]" if active else ""))
+            st.caption(PRESET_HELP[name])
+            if st.button("Use", key=f"preset-{name}", disabled=active):
+                runtime.set_switches(switches.as_dict())
+                st.rerun()
+
+
+def status(runtime: Runtime) -> None:
+    """Which weights serve, and which are on their way."""
+    applied = runtime.engine.applied
+    loading = applied is not None and (applied.loading is not None or applied.switches != runtime.engine.switches)
+
+    @st.fragment(run_every=0.5 if loading else None)
+    def line() -> None:
+        latest = runtime.engine.applied
+        if latest is None:
+            st.caption("The model is not loaded yet; changes act as soon as it is.")
+            return
+        if loading and latest.loading is None and latest.switches == runtime.engine.switches:
+            st.rerun()
+        info = runtime.engine.info
+        st.markdown(
+            f"Serving **{runtime.settings.served_model}** in **{latest.variant}** on {info.get('device', '?')}"
+            f" · {info.get('attention', '')}"
+        )
+        if latest.loading:
+            st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
+                    icon="⏳")
+        if latest.error:
+            st.error(latest.error)
+
+    line()
+
+
+def main() -> None:
+    """Draw the page."""
+    runtime = current()
+    st.title("Optimizations")
+    st.caption("Every switch acts while requests are being served. Off really is off, so its worth can be measured.")
+    status(runtime)
+    presets(runtime)
+    now = runtime.engine.switches.as_dict()
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for about in describe():
+        groups.setdefault(about["group"], []).append(about)
+    for group, members in groups.items():
+        st.markdown(f"##### {group}")
+        for about in members:
+            name, value = about["name"], now[about["name"]]
+            key = f"switch-{name}-{value}"  # a change made elsewhere makes a fresh widget with the value in force
+            with st.container(border=True):
+                text, control = st.columns([5, 2], vertical_alignment="center")
+                acts = "" if about["acts"] == "at once" else f" :gray-badge[acts {about['acts']}]"
+                text.markdown(f"**{about['label']}**{acts}")
+                text.caption(about["help"])
+                common: dict[str, Any] = {
+                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key)
+                }
+                if about["choices"]:
+                    control.segmented_control(about["label"], about["choices"], default=value, **common)
+                elif isinstance(value, bool):
+                    control.toggle(about["label"], value, **common)
+                else:
+                    control.number_input(about["label"], about["low"], about["high"], value, **common)
+
+
+main()

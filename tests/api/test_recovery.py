@@ -1,0 +1,96 @@
+"""A dead engine comes back by itself; a killed server loses nothing that was finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from typing import Any
+
+import httpx
+
+MODEL = "smollm2-135m-instruct"
+
+
+def ask(server: Any, **change: Any) -> httpx.Response:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 8}
+    return httpx.post(f"{server.url}/v1/chat/completions", json={**body, **change}, timeout=60)
+
+
+def test_a_killed_engine_says_so_and_comes_back(own_server: Any) -> None:
+    own_server.start()
+    document = own_server.wait_document(own_server.upload("keep.md", b"The ledger is kept in the cellar.")["id"])
+    body = {
+        "model": MODEL, "messages": [{"role": "user", "content": "Tell a long story."}], "temperature": 1.2,
+        "max_tokens": 1500, "stream": True, "seed": 3,
+    }
+    lines = []
+    with httpx.stream("POST", f"{own_server.url}/v1/chat/completions", json=body, timeout=60) as stream:
+        for line in stream.iter_lines():
+            lines.append(line)
+            if len(lines) == 20:
+                os.kill(own_server.engine_pid(), signal.SIGKILL)
+                killed = time.monotonic()
+    assert any("started again" in line for line in lines), "the stream ended without saying why"
+    assert httpx.get(f"{own_server.url}/_stcore/health").status_code == 200, "the console went down with the engine"
+    own_server.wait_ready(60)
+    assert time.monotonic() - killed < 25
+    health = httpx.get(f"{own_server.url}/healthz").json()
+    assert health["restarts"] == 1
+    assert ask(own_server).status_code == 200
+    assert httpx.get(f"{own_server.url}/api/documents/{document['id']}").json()["state"] == "ready"
+
+
+def test_a_killed_server_goes_on_where_it_was(own_server: Any) -> None:
+    own_server.start()
+    ready = own_server.wait_document(own_server.upload("one.md", b"The first fact is about herons.")["id"])
+    text = "\n\n".join(f"Paragraph {i} tells of the tides at station {i * 7}." for i in range(1500)).encode()
+    half = own_server.upload("two.txt", text)
+    httpx.patch(f"{own_server.url}/api/switches", json={"max_batch": 7})
+    time.sleep(1.0)
+    own_server.kill()
+    own_server.start()
+    assert httpx.get(f"{own_server.url}/api/switches").json()["switches"]["max_batch"] == 7
+    assert own_server.wait_document(ready["id"])["state"] == "ready"
+    assert own_server.wait_document(half["id"], timeout=120)["state"] == "ready"
+    answer = ask(own_server, documents=True, messages=[{"role": "user", "content": "What is the first fact about?"}])
+    assert answer.json()["choices"][0]["message"]["citations"][0]["document"] == "one.md"
+    with sqlite3.connect(own_server.data_dir / "tenfold.sqlite3") as database:
+        doubled = database.execute(
+            "select count(*) - count(distinct document_id || '/' || position) from chunk"
+        ).fetchone()[0]
+    assert doubled == 0
+
+
+def test_a_second_server_in_the_same_folder_is_refused(own_server: Any, cache_dir: Any) -> None:
+    own_server.start()
+    from tests.conftest import Server
+
+    second = Server(own_server.data_dir, cache_dir)
+    second.log = own_server.data_dir / "second.log"
+    second.start(ready=False)
+    assert second.process is not None
+    second.process.wait(30)
+    assert "Another Tenfold server works in" in second.log.read_text()
+
+
+def test_switches_act_while_serving(server: Any) -> None:
+    url = f"{server.url}/api/switches"
+    before = ask(server).json()["choices"][0]["message"]["content"]
+    httpx.patch(url, json={"quantization": "fp32"})
+    deadline = time.monotonic() + 60
+    while httpx.get(url).json()["variant"] != "fp32":
+        assert ask(server, max_tokens=2).status_code == 200, "serving stopped while weights were loaded"
+        assert time.monotonic() < deadline
+    assert ask(server).status_code == 200
+    httpx.patch(url, json={"prefix_cache": False})
+    assert ask(server).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    httpx.patch(url, json={"prefix_cache": True, "quantization": "auto"})
+    while httpx.get(url).json()["variant"] == "fp32":
+        time.sleep(0.1)
+        assert time.monotonic() < deadline
+    assert ask(server).json()["choices"][0]["message"]["content"] == before
+    for wrong in ({"max_batch": 0}, {"nonsense": 1}, {"prefix_cache": "yes"}, {"quantization": "int3"}):
+        answer = httpx.patch(url, json=wrong)
+        assert answer.status_code == 400 and answer.json()["error"]["message"]

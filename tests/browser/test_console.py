@@ -1,0 +1,154 @@
+"""The console in a real Chromium: first visit to cited answer, stop, reload in the middle, a broken file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here and none could be installed"),
+]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, cache_dir: Any, chat_folder: Any) -> Iterator[Any]:
+    from tests.conftest import Server
+
+    server = Server(tmp_path_factory.mktemp("site"), cache_dir).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    yield page
+    context.close()
+
+
+def ask(page: Any, text: str) -> None:
+    box = page.get_by_test_id("stChatInputTextArea")
+    box.fill(text)
+    box.press("Enter")
+
+
+def set_slider(page: Any, label: str, key: str, presses: int) -> None:
+    thumb = page.get_by_role("slider", name=label)
+    thumb.focus()
+    for _ in range(presses):
+        thumb.press(key)
+
+
+def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
+    page.goto(site.url)
+    page.get_by_role("button", name="Load the sample documents").click()
+    page.get_by_role("button", name=re.compile("How many steps")).click()
+    page.get_by_role("button", name="Regenerate").wait_for()
+    answer = page.get_by_test_id("stChatMessage").nth(1)
+    assert "182" in answer.inner_text()
+    assert re.search(r"first token .* in · .* out", answer.inner_text())
+    page.get_by_role("button", name=re.compile(r"\[1\] lighthouse")).click()
+    passage = page.get_by_test_id("stPopoverBody").filter(has_text="similarity")
+    passage.wait_for()
+    handbook = (ROOT / "data" / "samples" / "lighthouse-handbook.md").read_text()
+    assert passage.locator("p").last.inner_text().strip()[:60] in handbook
+
+
+def test_stop_keeps_what_was_written(site: Any, page: Any) -> None:
+    page.goto(site.url)
+    page.get_by_text("Answer from documents").click()
+    page.get_by_role("button", name="Settings").click()
+    set_slider(page, "Temperature", "ArrowRight", 11)
+    set_slider(page, "Longest answer", "End", 1)
+    page.keyboard.press("Escape")
+    ask(page, "Tell me a very long story about the sea.")
+    page.get_by_role("button", name="Stop").wait_for()
+    page.get_by_text("▍").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for(timeout=5000)
+    page.get_by_role("button", name="Regenerate").wait_for()
+
+
+def test_a_reload_and_a_second_tab_show_the_answer_being_written(site: Any, page: Any) -> None:
+    page.goto(site.url)
+    page.get_by_text("Answer from documents").click()
+    page.get_by_role("button", name="Settings").click()
+    set_slider(page, "Temperature", "ArrowRight", 11)
+    set_slider(page, "Longest answer", "End", 1)
+    page.keyboard.press("Escape")
+    ask(page, "Tell me another very long story about a mountain.")
+    page.get_by_text("▍").wait_for()
+    before = page.get_by_test_id("stChatMessage").nth(1).inner_text()[:20]
+    page.reload()
+    page.get_by_role("button", name="Stop").wait_for()
+    assert page.get_by_test_id("stChatMessage").nth(1).inner_text()[:20] == before
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.get_by_role("button", name="Stop").wait_for()
+    assert other.get_by_test_id("stChatMessage").nth(1).inner_text()[:20] == before
+    other.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for(timeout=5000)
+
+
+def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None:
+    page.goto(f"{site.url}/documents")
+    page.locator("input[type=file]").set_input_files(
+        [{"name": "photo.pdf", "mimeType": "application/pdf", "buffer": b"PK\x03\x04 not a pdf"}]
+    )
+    page.get_by_text("photo.pdf is not a PDF, although its name says so").wait_for()
+    page.locator(".stMarkdownBadge", has_text="failed").wait_for()
+    assert page.get_by_role("button", name="Retry").count() == 1
+
+
+@pytest.mark.parametrize("name", ["documents", "jobs", "dashboard", "optimizations", "connect"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_every_page_is_drawn_without_an_error(site: Any, page: Any, name: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{site.url}/{name}")
+    page.get_by_role("heading", level=1).wait_for()
+    page.wait_for_timeout(1500)
+    assert page.get_by_test_id("stException").count() == 0
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, "the page is wider than the window"
+
+
+def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> None:
+    page.goto(f"{site.url}/jobs")
+    page.get_by_label("… or type them").fill("Say one.\nSay two.")
+    page.get_by_label("… or type them").blur()
+    page.get_by_role("button", name="Run now").click()
+    page.get_by_text("done", exact=True).wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Result").click()
+    assert download.value.path().read_text().count("\n") == 2
+
+
+def test_a_switch_acts_at_once(site: Any, page: Any) -> None:
+    page.goto(f"{site.url}/optimizations")
+    page.get_by_role("heading", level=1).wait_for()
+    page.get_by_role("radio", name="int8").or_(page.get_by_role("button", name="int8")).first.click()
+    page.get_by_text("in int8 on").wait_for(timeout=60_000)
+    page.get_by_role("radio", name="auto").or_(page.get_by_role("button", name="auto")).first.click()
+    page.get_by_text(re.compile("in (bf16|fp32) on")).wait_for(timeout=60_000)

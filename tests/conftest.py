@@ -1,0 +1,128 @@
+"""What every test shares: the real packaged models, converted once, and a data folder of its own per run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """Converted weights and built kernels, kept between runs: making them is tested on its own."""
+    folder = Path(os.environ.get("TENFOLD_TEST_CACHE", ROOT / "data" / "var" / "test-cache"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_folder(cache_dir: Path) -> Path:
+    """The packaged SmolLM2 as a Hugging Face folder."""
+    from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
+
+    return resolve(PACKAGED_CHAT_MODEL, cache_dir)
+
+
+class Server:
+    """A real server: `streamlit run app.py` in a process of its own, on a free port, with its own data folder."""
+
+    def __init__(self, data_dir: Path, cache_dir: Path, *, address: str = "127.0.0.1", **environment: str) -> None:
+        self.data_dir = data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not (data_dir / "cache").exists():
+            (data_dir / "cache").symlink_to(cache_dir)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.address, self.environment = address, environment
+        self.log = data_dir / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready: bool = True) -> Server:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(self.port),
+             "--server.address", self.address],
+            cwd=ROOT,
+            env={**os.environ, "TENFOLD_DATA_DIR": str(self.data_dir), **self.environment},
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        if ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout: float = 120) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            assert self.process is not None and self.process.poll() is None, self.log.read_text()[-3000:]
+            time.sleep(0.1)
+        raise AssertionError(f"the server did not become ready: {self.log.read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def engine_pid(self) -> int:
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return next(c.pid for c in children if "backend.engine.core" in " ".join(c.cmdline()))
+
+    def upload(self, name: str, data: bytes) -> dict[str, Any]:
+        answer = httpx.post(f"{self.url}/api/documents", files={"files": (name, data)}, timeout=60)
+        body: dict[str, Any] = answer.json()
+        return body["data"][0] if answer.status_code == 202 else body
+
+    def wait_document(self, document_id: str, timeout: float = 60) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            document: dict[str, Any] = httpx.get(f"{self.url}/api/documents/{document_id}", timeout=10).json()
+            if document["state"] in ("ready", "failed"):
+                return document
+            time.sleep(0.05)
+        raise AssertionError(f"document {document_id} is still not read")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, chat_folder: Path) -> Iterator[Server]:
+    """One server for every test that does not kill it."""
+    running = Server(tmp_path_factory.mktemp("server"), cache_dir).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, cache_dir: Path, chat_folder: Path) -> Iterator[Server]:
+    """A server for one test, not started yet."""
+    running = Server(tmp_path / "data", cache_dir)
+    yield running
+    running.stop()

@@ -1,0 +1,95 @@
+"""Each family's logits equal transformers' on the same random weights, prefill and decode, both attention paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+from backend.engine.attention import Batch
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.decoder import Decoder
+from backend.engine.kernels import load_cpu_kernels
+from backend.engine.weights import UnsupportedModelError, read_shape
+
+SMALL = dict(
+    vocab_size=200, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+    max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)
+FAMILIES: dict[str, tuple[type, Any]] = {
+    "llama-gqa": (LlamaForCausalLM, LlamaConfig(**SMALL, num_key_value_heads=2)),
+    "llama-mha-tied": (LlamaForCausalLM, LlamaConfig(**SMALL, num_key_value_heads=4, tie_word_embeddings=True)),
+    "llama-rope-scaled": (
+        LlamaForCausalLM,
+        LlamaConfig(**SMALL, num_key_value_heads=2, rope_parameters={
+            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64}),
+    ),
+    "mistral": (MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=1, head_dim=32, sliding_window=None)),
+    "qwen2-bias": (Qwen2ForCausalLM, Qwen2Config(**SMALL, num_key_value_heads=2)),
+    "qwen3-qk-norm": (Qwen3ForCausalLM, Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=80)),
+    "smollm3-nope": (SmolLM3ForCausalLM, SmolLM3Config(**SMALL, num_key_value_heads=2, no_rope_layer_interval=3)),
+}
+TOLERANCE = 2e-5
+"""Largest absolute difference of a logit in fp32; logits of these models reach about 1."""
+
+
+def one_sequence(tokens: list[int], past: int, table: list[int]) -> Batch:
+    positions = torch.arange(past, past + len(tokens))
+    return Batch(
+        token_ids=torch.tensor(tokens),
+        positions=positions,
+        slots=torch.tensor([table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions.tolist()]),
+        query_starts=torch.tensor([0, len(tokens)], dtype=torch.int32),
+        context_lens=torch.tensor([past + len(tokens)], dtype=torch.int32),
+        tables=torch.tensor([table], dtype=torch.int32),
+        max_query=len(tokens),
+        max_context=past + len(tokens),
+        last=torch.arange(len(tokens)),
+    )
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "portable"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_transformers(family: str, kernels: bool, tmp_path: Path, cache_dir: Path) -> None:
+    kind, config = FAMILIES[family]
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    for name, parameter in model.named_parameters():  # norms and biases start trivial; make them count
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.3)
+    model.save_pretrained(tmp_path)
+    library = load_cpu_kernels(cache_dir) if kernels else None
+    decoder = Decoder(tmp_path, "fp32", torch.device("cpu"), library)
+    attention = decoder.make_attention()
+    assert ("kernel" in attention.name) is kernels
+    attention.allocate(16)
+    tokens = torch.randint(0, 200, (1, 90))
+    with torch.no_grad():
+        wanted = model(tokens).logits[0]
+    table = [3, 7, 1, 12, 5, 9]
+    ids = tokens[0].tolist()
+    pieces = [decoder.forward(one_sequence(ids[:50], 0, table), attention)]  # prefill
+    pieces.append(decoder.forward(one_sequence(ids[50:83], 50, table), attention))  # a second chunk
+    pieces += [decoder.forward(one_sequence([ids[i]], i, table), attention) for i in range(83, 90)]  # decode
+    assert (torch.cat(pieces) - wanted).abs().max() < TOLERANCE
+
+
+def test_an_unsupported_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}')
+    with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel.*LlamaForCausalLM"):
+        read_shape(tmp_path)

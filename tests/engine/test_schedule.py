@@ -1,0 +1,156 @@
+"""Random arrivals, aborts and memory pressure keep the block accounting exact and every output what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from backend.engine.kv_cache import BlockCache
+from backend.engine.messages import Generate
+from backend.engine.sequence import Sequence
+from backend.engine.switches import Switches
+
+VOCAB = 64
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausalLM]:
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=256, eos_token_id=None, bos_token_id=None,
+            initializer_range=0.5,
+        )
+    ).eval()
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    return folder, model
+
+
+def oracle(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
+    ids = torch.tensor([prompt])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+    return list(out[0, len(prompt) :].tolist())
+
+
+REQUEST = st.tuples(
+    st.integers(0, 3),  # which shared beginning
+    st.integers(1, 40),  # prompt tokens after it
+    st.integers(1, 12),  # tokens to generate
+    st.booleans(),  # patient
+    st.integers(0, 3),  # steps before the next arrival
+    st.booleans(),  # aborted on the way
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    requests=st.lists(REQUEST, min_size=1, max_size=10),
+    switches=st.builds(
+        Switches, in_flight_batching=st.booleans(), max_batch=st.integers(1, 6), chunked_prefill=st.booleans(),
+        dual_path=st.booleans(), prefix_cache=st.booleans(), batch_window_ms=st.just(0), quantization=st.just("fp32"),
+    ),
+    blocks=st.integers(6, 24),
+)
+def test_any_schedule_gives_the_oracles_tokens(
+    make_engine: Any, tiny: Any, requests: list[Any], switches: Switches, blocks: int
+) -> None:
+    folder, model = tiny
+    block_bytes = 2 * 2 * 1 * 16 * 16 * 4
+    harness = make_engine(
+        switches, folder=folder, kv_cache_bytes=blocks * block_bytes, token_budget=24, max_model_len=96
+    )
+    wanted: dict[str, tuple[list[int], int]] = {}
+    for i, (shared, extra, count, patient, steps, aborted) in enumerate(requests):
+        prompt = [(shared * 7 + j) % VOCAB for j in range(shared * 8)] + [(i * 5 + j * 3) % VOCAB for j in range(extra)]
+        harness.add(f"r{i}", prompt, max_tokens=count, path="batch" if patient else "realtime")
+        for _ in range(steps):
+            harness.core.step()
+            harness.core.cache.check(harness.core.scheduler.running)
+        if aborted:
+            harness.core.abort(f"r{i}")
+        else:
+            wanted[f"r{i}"] = (prompt, count)
+    for _ in range(2000):
+        if not harness.core.has_work:
+            break
+        harness.core.step()
+        harness.core.cache.check(harness.core.scheduler.running)
+    assert not harness.core.has_work, "a request hangs"
+    harness.core.cache.check([])
+    for request_id, (prompt, count) in wanted.items():
+        failed = harness.out.failed(request_id)
+        if failed is not None:
+            assert len(prompt) + count > harness.core.max_model_len, failed.error
+        else:
+            assert harness.out.tokens(request_id) == oracle(model, prompt, count)
+
+
+def test_urgent_requests_do_not_wait_for_patient_ones(make_engine: Any, tiny: Any) -> None:
+    harness = make_engine(Switches(quantization="fp32", max_batch=2), folder=tiny[0])
+    for i in range(6):
+        harness.add(f"patient{i}", [1 + i, 2, 3], max_tokens=60, path="batch")
+    for _ in range(3):
+        harness.core.step()
+    harness.add("urgent", [9, 9, 9], max_tokens=4)
+    for _ in range(6):
+        harness.core.step()
+    assert harness.out.finished("urgent").reason == "length"
+    harness.drain()
+    assert all(len(harness.out.tokens(f"patient{i}")) == 60 for i in range(6))
+
+
+def test_a_lone_request_never_waits_for_company(make_engine: Any, tiny: Any) -> None:
+    scheduler = make_engine(Switches(quantization="fp32", batch_window_ms=50), folder=tiny[0]).core.scheduler
+
+    def arrive(name: str, now: float) -> float:
+        scheduler.add(Sequence(Generate(name, [1, 2]), 4), now)
+        hold = scheduler.hold(now)
+        for seq in list(scheduler.waiting["realtime"]):
+            scheduler.finish(seq)
+        return float(hold)
+
+    assert arrive("a", 100.0) == 0
+    assert arrive("b", 103.0) == 0, "arrivals three seconds apart are no company"
+    for i in range(12):
+        arrive(f"c{i}", 103.1 + i * 0.005)
+    assert 0 < arrive("d", 103.17) <= 0.05, "arrivals five milliseconds apart are"
+
+
+def test_equal_prefixes_of_different_tenants_are_not_shared() -> None:
+    cache = BlockCache(8, "model")
+    first = Sequence(Generate("a", list(range(33)), salt="one"), 4)
+    cache.grow(first, 33)
+    first.computed = 33
+    cache.commit(first)
+    assert len(cache.match(Sequence(Generate("b", list(range(33)), salt="one"), 4))[0]) == 2
+    assert cache.match(Sequence(Generate("c", list(range(33)), salt="two"), 4))[0] == []
+
+
+def test_the_least_recently_used_block_is_evicted_first() -> None:
+    cache = BlockCache(4, "model")
+
+    def run(name: str, start: int) -> Sequence:
+        seq = Sequence(Generate(name, list(range(start, start + 17))), 4)
+        assert cache.can_admit(seq, 17)
+        cache.admit(seq)
+        cache.grow(seq, 17)
+        seq.computed = 17
+        cache.commit(seq)
+        cache.release(seq)
+        return seq
+
+    run("old", 0)
+    run("new", 100)
+    run("third", 200)  # two free blocks are left for it; a fourth must evict
+    run("fourth", 300)
+    assert cache.match(Sequence(Generate("x", list(range(17))), 4))[0] == []
+    assert len(cache.match(Sequence(Generate("y", list(range(300, 317))), 4))[0]) == 1
+    cache.check([])

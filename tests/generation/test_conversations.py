@@ -1,0 +1,126 @@
+"""Chats are stored before they are answered, and an answer belongs to its conversation, not to a page."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.engine.messages import SamplingParams
+from backend.errors import InvalidInputError, NotFoundError
+from backend.generation.conversations import ChatOptions
+from backend.runtime import Runtime, close_runtime, open_runtime
+from backend.settings import Settings
+
+LONG = ChatOptions(sampling=SamplingParams(temperature=1.3, seed=1), max_tokens=1200)
+SHORT = ChatOptions(sampling=SamplingParams(temperature=0.0), max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("chats")
+    (folder / "cache").symlink_to(cache_dir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> Iterator[Runtime]:
+    runtime = open_runtime(Settings(data_dir=folder))
+    assert runtime.engine.wait_ready(120)
+    yield runtime
+    close_runtime()
+
+
+def answer(runtime: Runtime, conversation: str, text: str, options: ChatOptions = SHORT) -> str:
+    message = runtime.conversations.ask(conversation, text, options)
+    generation = runtime.conversations.writing(message.id)
+    if generation is not None:
+        assert generation.wait(60)
+        time.sleep(0.05)
+    return message.id
+
+
+def test_a_question_is_stored_before_it_is_answered(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    message = runtime.conversations.ask(chat.id, "Hello there", LONG)
+    roles = [(m.role, m.state) for m in runtime.conversations.messages(chat.id)]
+    assert roles == [("user", "done"), ("assistant", "writing")]
+    with pytest.raises(InvalidInputError, match="still being written"):
+        runtime.conversations.ask(chat.id, "And now?", LONG)
+    generation = runtime.conversations.writing(message.id)
+    assert generation is not None
+    next(iter(generation.follow()))
+    runtime.conversations.stop(chat.id)
+    stored = runtime.conversations.messages(chat.id)[-1]
+    assert stored.state == "stopped" and stored.text
+
+
+def test_stop_works_before_the_first_token(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    runtime.conversations.ask(chat.id, "Hello", LONG)
+    runtime.conversations.stop(chat.id)
+    time.sleep(0.3)
+    assert runtime.conversations.messages(chat.id)[-1].state == "stopped"
+    stats = runtime.engine.ping(5)
+    assert stats.running == 0 and stats.waiting_realtime == 0
+
+
+def test_an_answer_keeps_its_account(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    answer(runtime, chat.id, "Hello")
+    account = runtime.conversations.messages(chat.id)[-1].details["account"]
+    assert account["output_tokens"] > 0 and account["ttft"] > 0 and account["cost"] > 0
+
+
+def test_regenerate_and_edit_replace_what_follows(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    answer(runtime, chat.id, "One")
+    answer(runtime, chat.id, "Two")
+    runtime.conversations.regenerate(chat.id, SHORT)
+    generation = runtime.conversations.busy(chat.id)
+    assert generation is None or generation.wait(60)
+    messages = runtime.conversations.messages(chat.id)
+    assert [m.role for m in messages] == ["user", "assistant", "user", "assistant"]
+    message = runtime.conversations.edit(messages[0].id, "Uno", SHORT)
+    generation = runtime.conversations.writing(message.id)
+    assert generation is None or generation.wait(60)
+    assert next(m.text for m in runtime.conversations.messages(chat.id)) == "Uno"
+    assert len(runtime.conversations.messages(chat.id)) == 2
+
+
+def test_chats_are_found_renamed_exported_and_deleted(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    answer(runtime, chat.id, "Tell me of 100% wool_socks")
+    found = runtime.conversations.find("100% WOOL_")
+    assert [c.id for c in found] == [chat.id]
+    assert runtime.conversations.find("100x wool") == []
+    runtime.conversations.rename(chat.id, "Socks")
+    text = runtime.conversations.export(chat.id)
+    assert text.startswith("# Socks") and "wool_socks" in text
+    with pytest.raises(InvalidInputError):
+        runtime.conversations.rename(chat.id, "  ")
+    runtime.conversations.delete(chat.id)
+    with pytest.raises(NotFoundError):
+        runtime.conversations.get(chat.id)
+
+
+def test_a_dead_engine_fails_the_answer_and_keeps_what_was_written(runtime: Runtime) -> None:
+    chat = runtime.conversations.create()
+    message = runtime.conversations.ask(chat.id, "Tell a story", LONG)
+    generation = runtime.conversations.writing(message.id)
+    assert generation is not None
+    follower = generation.follow()
+    for _ in range(5):
+        next(follower)
+    os.kill(runtime.engine.info["pid"], signal.SIGKILL)
+    assert generation.wait(10)
+    time.sleep(0.1)
+    stored = runtime.conversations.messages(chat.id)[-1]
+    assert stored.state == "failed" and "started again" in stored.error and stored.text
+    assert runtime.engine.wait_ready(60)
+    answer(runtime, chat.id, "Are you back?")
+    assert runtime.conversations.messages(chat.id)[-1].state == "done"

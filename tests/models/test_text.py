@@ -1,0 +1,83 @@
+"""Tokenizing, templates and streaming give what transformers gives, and never half a character."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from backend.models.checkpoint import ModelNotFoundError, resolve
+from backend.models.text import StreamDecoder, TextModel
+
+_models: dict[str, TextModel] = {}
+
+
+@pytest.fixture(scope="module")
+def text(chat_folder: Path) -> TextModel:
+    _models["chat"] = TextModel(chat_folder)
+    return _models["chat"]
+
+
+CHATS = [
+    [{"role": "user", "content": "Hello"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "<c> & ß"}],
+]
+
+
+@pytest.mark.parametrize("messages", CHATS)
+def test_chat_templates_equal_transformers(text: TextModel, chat_folder: Path, messages: Any) -> None:
+    reference = AutoTokenizer.from_pretrained(chat_folder)
+    wanted = reference.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert text.encode_chat(messages) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_streamed_text_equals_decoded_text(sample: str) -> None:
+    model = _models["chat"]
+    ids = model.encode(sample)
+    decoder = StreamDecoder(model, [])
+    pieces = [decoder.push(i) for i in ids]
+    whole = model.decode(ids)
+    assert "".join(pieces) + decoder.finish() == whole
+    if "�" not in whole:  # the vocabulary lacks some bytes, which no decoding can bring back
+        assert not any("�" in piece for piece in pieces), "half a character was shown"
+
+
+def test_a_stop_string_split_over_tokens_is_never_shown(text: TextModel) -> None:
+    ids = text.encode("One two three STOP four")
+    decoder = StreamDecoder(text, ["three STOP"])
+    shown = ""
+    for token in ids:
+        shown += decoder.push(token)
+        assert "th" not in shown
+    assert shown + decoder.finish() == "One two "
+    assert decoder.stopped
+
+
+def test_what_only_looked_like_a_stop_string_is_given_out(text: TextModel) -> None:
+    decoder = StreamDecoder(text, ["three STOP"])
+    shown = "".join(decoder.push(i) for i in text.encode("One two three"))
+    assert shown + decoder.finish() == "One two three"
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
+        resolve("/no/such/folder", tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        resolve(str(tmp_path), tmp_path)
+
+
+def test_a_gguf_is_converted_once(tmp_path: Path) -> None:
+    from backend.models.checkpoint import PACKAGED_CHAT_MODEL
+
+    folder = resolve(PACKAGED_CHAT_MODEL, tmp_path)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert resolve(PACKAGED_CHAT_MODEL, tmp_path) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert [f.name for f in folder.parent.iterdir()] == [folder.name], "something was left behind"
