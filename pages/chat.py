@@ -14,7 +14,7 @@ from backend.runtime import Runtime, current
 from backend.store.tables import Message
 from pages.formatting import money, passage, rate, seconds
 
-TICK = 0.2
+TICK = 0.25
 """Seconds between two looks at an answer being written."""
 SUGGESTIONS = [
     "How many steps does the lighthouse tower have?",

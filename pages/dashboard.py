@@ -30,7 +30,7 @@ def chart(title: str, unit: str, *traces: go.Scatter, span: float) -> go.Figure:
         title={"text": title, "font": {"size": 15}, "x": 0},
         height=260,
         margin={"l": 8, "r": 8, "t": 44, "b": 8},
-        yaxis={"title": {"text": unit}, "rangemode": "tozero"},
+        yaxis={"title": {"text": unit}, "rangemode": "tozero", "exponentformat": "e"},
         xaxis={"type": "date", "range": moments([time.time() - span, time.time()])},
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
         showlegend=len(traces) > 1,

@@ -59,7 +59,7 @@ def uploader(runtime: Runtime) -> None:
 def row(runtime: Runtime, document: Document) -> None:
     """One document."""
     with st.container(border=True):
-        name, state, facts, buttons = st.columns([4, 2, 4, 3], vertical_alignment="center")
+        name, state, facts, buttons = st.columns([4, 1.6, 5, 2.6], vertical_alignment="center")
         name.markdown(f"**{document.name.replace('$', chr(92) + '$')}**")
         state.markdown(STATES[document.state])
         if document.state == "ready":

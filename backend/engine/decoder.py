@@ -20,7 +20,9 @@ from backend.engine.attention import (
     PagedAttention,
     VarlenAttention,
 )
-from backend.engine.quantize import DenseLinear, Linear, linear_factory
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.quantize import DenseLinear, Linear, linear_factory, working_dtype
+from backend.engine.smooth import Peaks, calibration_ids, smooth
 from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
 
 
@@ -111,7 +113,7 @@ class Decoder:
     ) -> None:
         self.shape: ModelShape = read_shape(folder)
         self.variant, self.device = variant, device
-        self.dtype, make_linear = linear_factory(variant, device)
+        self.dtype, make_linear = linear_factory(variant, device, kernels)
         self.max_positions = min(max_positions or self.shape.max_positions, self.shape.max_positions)
         self.cosine, self.sine = rotary_tables(self.shape, self.max_positions, device)
         s = self.shape
@@ -123,6 +125,8 @@ class Decoder:
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
         weights = dict(tensors(folder))
+        if variant == "int8" and device.type == "cpu":
+            weights = smooth(weights, s, _calibrate(folder, device, kernels))
 
         def dense(name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
             if name not in weights:
@@ -156,9 +160,41 @@ class Decoder:
         if s.tied or "lm_head.weight" not in weights:
             shares = self.device.type != "cpu" or self.dtype is torch.float32
             tied = weights["model.embed_tokens.weight"]
-            self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None)
+            self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None, logits=True)
         else:
-            self.head = fused("lm_head")
+            self.head = make_linear(weights["lm_head.weight"], weights.get("lm_head.bias"), logits=True)
+
+    def record_peaks(self, token_ids: list[int]) -> Peaks:
+        """Run a text through the model and return the largest magnitude of every linear layer's input channels."""
+        peaks: Peaks = {}
+
+        def watched(name: str, linear: Linear) -> Linear:
+            def call(x: torch.Tensor) -> torch.Tensor:
+                peaks[name] = x.float().abs().amax(dim=0)
+                return linear(x)
+
+            return call
+
+        for i, layer in enumerate(self.layers):
+            for name in ("qkv", "output", "gate_up", "down"):
+                setattr(layer, name, watched(f"{i}.{name}", getattr(layer, name)))
+        attention = self.make_attention()
+        blocks = -(-len(token_ids) // BLOCK_SIZE)
+        attention.allocate(blocks)
+        count = len(token_ids)
+        batch = Batch(
+            token_ids=torch.tensor(token_ids),
+            positions=torch.arange(count),
+            slots=torch.arange(count),
+            query_starts=torch.tensor([0, count], dtype=torch.int32),
+            context_lens=torch.tensor([count], dtype=torch.int32),
+            tables=torch.arange(blocks, dtype=torch.int32).unsqueeze(0),
+            max_query=count,
+            max_context=count,
+            last=torch.tensor([count - 1]),
+        )
+        self.forward(batch, attention)
+        return peaks
 
     def make_attention(self) -> PagedAttention:
         """The attention that fits this device, for `allocate` and `forward`."""
@@ -196,3 +232,8 @@ class Decoder:
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + s.norm_eps) * weight
         return torch.cat((x.to(qkv.dtype), heads[:, s.heads + s.kv_heads :]), dim=1).flatten(1)
 
+
+def _calibrate(folder: Path, device: torch.device, kernels: ctypes.CDLL | None) -> Peaks:
+    decoder = Decoder(folder, "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels)
+    ids = calibration_ids(folder)[: decoder.max_positions]
+    return decoder.record_peaks(ids)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+
+PANEL = 32
+"""Output columns of a weight panel; as in gemm.cpp."""
 
 
 class Linear(Protocol):
@@ -38,6 +41,64 @@ class PackedLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return out
+
+
+class KernelLinear:
+    """CPU: the weight in our own panels, bf16 or 8 bits, multiplied by our own kernel.
+
+    8 bits: symmetric per output channel for the weight, per token for the activations, exact 32-bit sums.
+
+    Args:
+        weight: [out, in], in divisible by 4.
+        bias: [out] or None.
+        kernels: the C++ library, with the instructions it needs.
+        bits: 16 or 8.
+        logits: give float32 instead of bf16.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: ctypes.CDLL, bits: int, logits: bool = False
+    ) -> None:
+        weight = weight.float().contiguous()
+        self._n, self._k = weight.shape
+        self._kernels, self._bits = kernels, bits
+        self._out = torch.float32 if logits else torch.bfloat16
+        self._bias = None if bias is None else bias.float().contiguous()
+        padded = -(-self._n // PANEL) * PANEL
+        if bits == 8:
+            self._packed = torch.empty(padded * self._k, dtype=torch.int8)
+            self._scales = torch.empty(padded, dtype=torch.float32)
+            self._sums = torch.empty(padded, dtype=torch.int32)
+            kernels.tenfold_pack_int8(
+                weight.data_ptr(), self._n, self._k,
+                self._packed.data_ptr(), self._scales.data_ptr(), self._sums.data_ptr(),
+            )
+        else:
+            self._packed = torch.empty(padded * self._k, dtype=torch.bfloat16)
+            kernels.tenfold_pack_bf16(weight.data_ptr(), self._n, self._k, self._packed.data_ptr())
+
+    @staticmethod
+    def usable(kernels: ctypes.CDLL | None) -> bool:
+        """Whether the kernels were built with the instructions that this layer needs."""
+        return kernels is not None and bool(kernels.tenfold_has_gemm())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
+        x = x.contiguous()
+        rows = x.shape[0]
+        out = torch.empty(rows, self._n, dtype=self._out)
+        bias = 0 if self._bias is None else self._bias.data_ptr()
+        is_float = int(self._out is torch.float32)
+        if self._bits == 8:
+            self._kernels.tenfold_gemm_int8(
+                x.data_ptr(), int(x.dtype is torch.float32), self._packed.data_ptr(), self._scales.data_ptr(),
+                self._sums.data_ptr(), bias, out.data_ptr(), is_float, rows, self._n, self._k,
+            )
+        else:
+            self._kernels.tenfold_gemm_bf16(
+                x.data_ptr(), self._packed.data_ptr(), bias, out.data_ptr(), is_float, rows, self._n, self._k
+            )
         return out
 
 
@@ -87,25 +148,37 @@ class BitsAndBytesInt8Linear:
         return out.to(x.dtype)
 
 
+class LinearFactory(Protocol):
+    """Makes a layer from [out, in] weights; `logits` asks for float32 results where that costs nothing."""
+
+    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, logits: bool = False) -> Linear:
+        """Make a layer."""
+        ...
+
+
 def linear_factory(
-    variant: str, device: torch.device
-) -> tuple[torch.dtype, Callable[[torch.Tensor, torch.Tensor | None], Linear]]:
+    variant: str, device: torch.device, kernels: ctypes.CDLL | None
+) -> tuple[torch.dtype, LinearFactory]:
     """Return the working dtype of a variant ("fp32", "bf16", "int8") and how its linear layers are made."""
     dtype = torch.float32 if variant == "fp32" else working_dtype(device)
-    if variant != "int8" and dtype is torch.bfloat16 and device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return dtype, PackedLinear
-    if variant != "int8":
-        return dtype, lambda weight, bias: DenseLinear(
-            weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype)
-        )
-    if device.type == "cuda":
-        return dtype, lambda weight, bias: BitsAndBytesInt8Linear(
-            weight.to(device), None if bias is None else bias.to(device)
-        )
-    if "x86" not in torch.backends.quantized.supported_engines:
-        raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
-    torch.backends.quantized.engine = "x86"
-    return dtype, RowScaledInt8Linear
+
+    def make(weight: torch.Tensor, bias: torch.Tensor | None, *, logits: bool = False) -> Linear:
+        low = dtype is torch.bfloat16 and device.type == "cpu"
+        if low and kernels is not None and KernelLinear.usable(kernels) and weight.shape[1] % 4 == 0:
+            return KernelLinear(weight, bias, kernels, 8 if variant == "int8" else 16, logits)
+        if variant == "int8" and device.type == "cuda":
+            return BitsAndBytesInt8Linear(weight.to(device), None if bias is None else bias.to(device))
+        if variant == "int8":
+            return RowScaledInt8Linear(weight, bias)
+        if low and torch.backends.mkldnn.is_available():
+            return PackedLinear(weight, bias)
+        return DenseLinear(weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype))
+
+    if variant == "int8" and device.type == "cpu" and not KernelLinear.usable(kernels):
+        if "x86" not in torch.backends.quantized.supported_engines:
+            raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
+        torch.backends.quantized.engine = "x86"
+    return dtype, make
 
 
 def working_dtype(device: torch.device) -> torch.dtype:

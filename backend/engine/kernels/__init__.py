@@ -15,7 +15,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "gemm.cpp")]
 FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
 
 
@@ -43,9 +43,9 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise KernelsUnavailableError("no C++ compiler was found (g++ or clang++)")
-    key = hashlib.sha256(
-        b"\0".join([SOURCE.read_bytes(), " ".join([compiler, *FLAGS]).encode(), _processor().encode()])
-    ).hexdigest()[:16]
+    sources = [source.read_bytes() for source in SOURCES]
+    flags = " ".join([compiler, *FLAGS]).encode()
+    key = hashlib.sha256(b"\0".join([*sources, flags, _processor().encode()])).hexdigest()[:16]
     library = cache_dir / "kernels" / f"cpu-{key}.so"
     if not library.is_file():
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,10 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=library.parent) as aside:
             built = Path(aside) / library.name
             result = subprocess.run(
-                [compiler, *FLAGS, str(SOURCE), "-o", str(built)], capture_output=True, text=True, timeout=300
+                [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built)],
+                capture_output=True,
+                text=True,
+                timeout=300,
             )
             if result.returncode:
                 raise KernelsUnavailableError(f"{compiler} failed: {result.stderr.strip()[-500:]}")
@@ -69,6 +72,14 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_add_rms_norm": [integer, *[pointer] * 4, *[integer] * 2, real],
         "tenfold_silu_mul": [integer, *[pointer] * 2, *[integer] * 2],
     }
+    library.tenfold_has_gemm.restype = integer
+    if library.tenfold_has_gemm():
+        signatures |= {
+            "tenfold_pack_bf16": [pointer, integer, integer, pointer],
+            "tenfold_pack_int8": [pointer, integer, integer, *[pointer] * 3],
+            "tenfold_gemm_bf16": [*[pointer] * 4, *[integer] * 4],
+            "tenfold_gemm_int8": [pointer, integer, *[pointer] * 5, *[integer] * 4],
+        }
     for name, arguments in signatures.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
