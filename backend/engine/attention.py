@@ -10,11 +10,11 @@ import ctypes
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from backend.engine.config import BLOCK_SIZE
+from backend.engine.memory import zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,22 @@ class Batch:
     max_query: int
     max_context: int
     last: torch.Tensor
+
+
+def whole_sequence(ids: list[int], blocks: int, last: torch.Tensor) -> Batch:
+    """A batch of one sequence on the CPU, read from its beginning, in blocks 0, 1, 2 and so on."""
+    count = len(ids)
+    return Batch(
+        token_ids=torch.tensor(ids),
+        positions=torch.arange(count),
+        slots=torch.arange(count),
+        query_starts=torch.tensor([0, count], dtype=torch.int32),
+        context_lens=torch.tensor([count], dtype=torch.int32),
+        tables=torch.arange(blocks, dtype=torch.int32).unsqueeze(0),
+        max_query=count,
+        max_context=count,
+        last=last,
+    )
 
 
 class PagedAttention(Protocol):
@@ -208,15 +224,6 @@ class VarlenAttention(GatherAttention):
         return out.flatten(1)
 
 
-def _lazy_zeros(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """Zeros that take no memory until they are written.
-
-    The unwritten lanes of a page are read and masked, so they must hold numbers; `torch.zeros` would touch them all.
-    """
-    element = torch.empty(0, dtype=dtype).element_size()
-    return torch.from_numpy(np.zeros(size * element, dtype=np.uint8)).view(dtype)
-
-
 class KernelAttention:
     """CPU: the C++ kernel, pages read in place."""
 
@@ -236,8 +243,10 @@ class KernelAttention:
     def allocate(self, blocks: int) -> None:
         """Reserve pages; memory becomes resident as it is touched."""
         size = blocks * self.shape.kv_heads * BLOCK_SIZE * self.shape.head_size
-        self.keys = [_lazy_zeros(size, self.dtype) for _ in range(self.shape.layers)]
-        self.values = [_lazy_zeros(size, self.dtype) for _ in range(self.shape.layers)]
+        # The unwritten lanes of a page are read and masked, so they must hold numbers: zeros.
+        pages = zeros(2 * self.shape.layers * size, self.dtype).view(self.shape.layers, 2, size)
+        self.keys = [layer[0] for layer in pages]
+        self.values = [layer[1] for layer in pages]
 
     def forward(
         self, layer: int, qkv: torch.Tensor, batch: Batch, cosine: torch.Tensor, sine: torch.Tensor, *, rotate: bool

@@ -19,6 +19,7 @@ from backend.engine.attention import (
     KernelAttention,
     PagedAttention,
     VarlenAttention,
+    whole_sequence,
 )
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.quantize import DenseLinear, Linear, linear_factory, working_dtype
@@ -181,18 +182,7 @@ class Decoder:
         attention = self.make_attention()
         blocks = -(-len(token_ids) // BLOCK_SIZE)
         attention.allocate(blocks)
-        count = len(token_ids)
-        batch = Batch(
-            token_ids=torch.tensor(token_ids),
-            positions=torch.arange(count),
-            slots=torch.arange(count),
-            query_starts=torch.tensor([0, count], dtype=torch.int32),
-            context_lens=torch.tensor([count], dtype=torch.int32),
-            tables=torch.arange(blocks, dtype=torch.int32).unsqueeze(0),
-            max_query=count,
-            max_context=count,
-            last=torch.tensor([count - 1]),
-        )
+        batch = whole_sequence(token_ids, blocks, torch.tensor([len(token_ids) - 1]))
         self.forward(batch, attention)
         return peaks
 

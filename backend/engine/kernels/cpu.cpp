@@ -2,9 +2,11 @@
 // A plain C interface (raw pointers, loaded with ctypes): no torch header, so a first build takes seconds.
 // GCC/Clang vector extensions only; the compiler picks the instructions of the machine it runs on.
 //
-// Layouts. Keys of a page lie transposed, so that one vector holds one dimension of all 16 tokens:
-//   key pages    [block][kv_head][head_size][16]
-//   value pages  [block][kv_head][16][head_size]
+// Layouts. Keys of a page lie transposed, so that one vector holds one dimension of all 16 tokens; in bf16, two
+// dimensions (of keys) or two tokens (of values) lie side by side, so that one load gives two vectors for one
+// operation each:
+//   float32  key pages [block][kv_head][head_size][16]          value pages [block][kv_head][16][head_size]
+//   bf16     key pages [block][kv_head][head_size / 2][16][2]   value pages [block][kv_head][8][head_size][2]
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -43,7 +45,27 @@ inline void from_float(bf16& out, float x) {
   out.bits = (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-inline f16v splat(float x) { return f16v{} + x; }
+inline f16v splat(float x) { return f16v{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+// Two vectors that lie as a pair (see the layouts): `at` points to the first, `stride` elements apart in float32.
+inline void load_pair(const float* at, int stride, f16v& first, f16v& second) {
+  first = load(at); second = load(at + stride);
+}
+inline void load_pair(const bf16* at, int, f16v& first, f16v& second) {
+  u16v u; std::memcpy(&u, at, 64);
+  first = (f16v)(u << 16);
+  second = (f16v)(u & 0xffff0000u);
+}
+// Places of (dimension, token) in a page of keys and of values, in elements.
+inline int key_at(const float*, int d, int t) { return d * PAGE + t; }
+inline int key_at(const bf16*, int d, int t) { return (d & ~1) * PAGE + t * 2 + (d & 1); }
+inline int value_at(const float*, int d, int t, int D) { return t * D + d; }
+inline int value_at(const bf16*, int d, int t, int D) { return (t & ~1) * D + d * 2 + (t & 1); }
+
+// Pages are scattered, so the hardware cannot guess the next one.
+template <typename T> inline void prefetch_page(const T* page, int elements) {
+  for (int i = 0; i < elements; i += 64 / (int)sizeof(T)) __builtin_prefetch(page + i, 0, 1);
+}
 inline float sum(f16v v) { float s = 0; for (int i = 0; i < 16; i++) s += v[i]; return s; }
 
 // exp on 16 lanes: range reduction by ln 2 and a degree-6 polynomial; about 1 ulp for x <= 0.
@@ -90,6 +112,7 @@ void attend_tile(const AttentionArgs& a, const T* keys, const T* values, const i
   constexpr int NB = MR <= 2 ? 4 : (MR <= 6 ? 2 : 1);
 
   f16v top[MR];
+#pragma GCC unroll 16
   for (int r = 0; r < MR; r++) top[r] = splat(-INFINITY);
   const i16v lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   auto finish = [&](int page, int r, f16v s) {
@@ -98,32 +121,42 @@ void attend_tile(const AttentionArgs& a, const T* keys, const T* values, const i
     top[r] = s > top[r] ? s : top[r];
     store(p + ((size_t)page * MR + r) * PAGE, s);
   };
-  int page = 0;
-  for (; page + NB <= pages; page += NB) {
+  auto key_page = [&](int page) { return keys + table[std::min(page, pages - 1)] * page_size + head_offset; };
+  auto value_page = [&](int page) { return values + table[std::min(page, pages - 1)] * page_size + head_offset; };
+  auto score = [&](auto width, int page) {
+    constexpr int NB = decltype(width)::value;
     const T* k[NB];
-    for (int b = 0; b < NB; b++) k[b] = keys + table[page + b] * page_size + head_offset;
+#pragma GCC unroll 16
+    for (int b = 0; b < NB; b++) {
+      k[b] = key_page(page + b);
+      prefetch_page(key_page(page + NB + b), D * PAGE);
+    }
     f16v acc[NB][MR] = {};
-    for (int d = 0; d < D; d++) {
-      f16v row[NB];
-      for (int b = 0; b < NB; b++) row[b] = load(k[b] + d * PAGE);
+    for (int d = 0; d < D; d += 2) {
+      f16v first[NB], second[NB];
+#pragma GCC unroll 16
+      for (int b = 0; b < NB; b++) load_pair(k[b] + d * PAGE, PAGE, first[b], second[b]);
+#pragma GCC unroll 16
       for (int r = 0; r < MR; r++) {
-        const f16v q = splat(query[d * MR + r]);
-        for (int b = 0; b < NB; b++) acc[b][r] += row[b] * q;
+        const f16v q0 = splat(query[d * MR + r]), q1 = splat(query[(d + 1) * MR + r]);
+#pragma GCC unroll 16
+        for (int b = 0; b < NB; b++) acc[b][r] += first[b] * q0;
+#pragma GCC unroll 16
+        for (int b = 0; b < NB; b++) acc[b][r] += second[b] * q1;
       }
     }
-    for (int b = 0; b < NB; b++) for (int r = 0; r < MR; r++) finish(page + b, r, acc[b][r]);
-  }
-  for (; page < pages; page++) {
-    const T* k = keys + table[page] * page_size + head_offset;
-    f16v acc[MR] = {};
-    for (int d = 0; d < D; d++) {
-      const f16v row = load(k + d * PAGE);
-      for (int r = 0; r < MR; r++) acc[r] += row * query[d * MR + r];
-    }
-    for (int r = 0; r < MR; r++) finish(page, r, acc[r]);
-  }
+#pragma GCC unroll 16
+    for (int b = 0; b < NB; b++)
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) finish(page + b, r, acc[b][r]);
+  };
+  int page = 0;
+  for (; page + NB <= pages; page += NB) score(std::integral_constant<int, NB>{}, page);
+  for (; page < pages; page++) score(std::integral_constant<int, 1>{}, page);
+  prefetch_page(value_page(0), D * PAGE);
 
   float inverse[MR];
+#pragma GCC unroll 16
   for (int r = 0; r < MR; r++) {
     float best = -INFINITY;
     for (int i = 0; i < 16; i++) best = std::max(best, top[r][i]);
@@ -144,19 +177,26 @@ void attend_tile(const AttentionArgs& a, const T* keys, const T* values, const i
     constexpr int NC = decltype(width)::value;
     f16v acc[MR][NC] = {};
     for (int b = 0; b < pages; b++) {
-      const T* v = values + table[b] * page_size + head_offset + from;
+      const T* v = value_page(b);
+      if (from == 0) prefetch_page(value_page(b + 1), D * PAGE);
       const float* s = p + (size_t)b * MR * PAGE;
       const int tokens = std::min(PAGE, longest - b * PAGE);
-      for (int t = 0; t < tokens; t++) {
-        f16v row[NC];
-        for (int c = 0; c < NC; c++) row[c] = load(v + t * D + c * 16);
+      for (int t = 0; t < tokens; t += 2) {  // a token past the end weighs nothing
+        f16v first[NC], second[NC];
+#pragma GCC unroll 16
+        for (int c = 0; c < NC; c++) load_pair(v + value_at(v, from + c * 16, t, D), D, first[c], second[c]);
+#pragma GCC unroll 16
         for (int r = 0; r < MR; r++) {
-          const f16v w = splat(s[r * PAGE + t]);
-          for (int c = 0; c < NC; c++) acc[r][c] += row[c] * w;
+          const f16v w0 = splat(s[r * PAGE + t]), w1 = splat(s[r * PAGE + t + 1]);
+#pragma GCC unroll 16
+          for (int c = 0; c < NC; c++) acc[r][c] += first[c] * w0;
+#pragma GCC unroll 16
+          for (int c = 0; c < NC; c++) acc[r][c] += second[c] * w1;
         }
       }
     }
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 16
       for (int c = 0; c < NC; c++) store(out[r] + from + c * 16, acc[r][c] * inverse[r]);
   };
   constexpr int NC = MR <= 6 ? 4 : 2;
@@ -223,7 +263,8 @@ void rope_and_write(const T* qkv, const int64_t* positions, const int64_t* slots
     const T* row = qkv + (int64_t)t * width;
     const float* c = cosine + positions[t] * half;
     const float* s = sine + positions[t] * half;
-    const int64_t block = slots[t] / PAGE, offset = slots[t] % PAGE;
+    const int64_t block = slots[t] / PAGE;
+    const int offset = (int)(slots[t] % PAGE);
     for (int h = 0; h < heads; h++) {
       const T* x = row + h * D;
       T* y = query + ((int64_t)t * heads + h) * D;
@@ -237,13 +278,14 @@ void rope_and_write(const T* qkv, const int64_t* positions, const int64_t* slots
     for (int h = 0; h < kv_heads; h++) {
       const T* x = row + (heads + h) * D;
       const T* v = row + (heads + kv_heads + h) * D;
-      T* k = keys + (block * kv_heads + h) * D * PAGE + offset;
+      T* k = keys + (block * kv_heads + h) * D * PAGE;
+      T* w = values + (block * kv_heads + h) * D * PAGE;
       for (int d = 0; d < half; d++) {
         const float a = to_float(x[d]), b = to_float(x[d + half]);
-        from_float(k[d * PAGE], rotate ? a * c[d] - b * s[d] : a);
-        from_float(k[(d + half) * PAGE], rotate ? b * c[d] + a * s[d] : b);
+        from_float(k[key_at(k, d, offset)], rotate ? a * c[d] - b * s[d] : a);
+        from_float(k[key_at(k, d + half, offset)], rotate ? b * c[d] + a * s[d] : b);
       }
-      std::memcpy(values + ((block * kv_heads + h) * PAGE + offset) * D, v, D * sizeof(T));
+      for (int d = 0; d < D; d++) w[value_at(w, d, offset, D)] = v[d];
     }
   }
 }

@@ -1,0 +1,44 @@
+"""Memory for what the CPU reads at every step: in huge pages, so that address translation does not limit bandwidth.
+
+Anonymous mappings: zero, resident only once touched, given back when the last tensor over them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+
+import torch
+
+CHUNK = 64 << 20
+ALIGNMENT = 64
+
+
+def zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """A one-dimensional tensor of zeros that takes no memory until it is written."""
+    size = count * torch.empty(0, dtype=dtype).element_size()
+    mapping = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(mapping, dtype=dtype, count=count)
+
+
+class Arena:
+    """Hands out pieces of large mappings, one after the other; for tensors that live and die together."""
+
+    def __init__(self) -> None:
+        self._chunk: torch.Tensor | None = None
+        self._used = 0
+
+    def empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """A one-dimensional tensor of `count` elements, aligned for vector loads."""
+        size = count * torch.empty(0, dtype=dtype).element_size()
+        padded = math.ceil(size / ALIGNMENT) * ALIGNMENT
+        if self._chunk is None or self._used + padded > len(self._chunk):
+            self._chunk = zeros(max(CHUNK, padded), torch.uint8)
+            self._used = 0
+        piece = self._chunk[self._used : self._used + size]
+        self._used += padded
+        return piece.view(dtype)
