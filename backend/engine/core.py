@@ -106,6 +106,7 @@ class EngineCore:
         self.busy_seconds = 0.0
         self.steps = 0
         self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self.embedded_texts, self.embedding_seconds = 0, 0.0
         self._stats_at = 0.0
         self._process = psutil.Process()
@@ -363,25 +364,55 @@ class EngineCore:
     def _run(self, scheduled: list[Scheduled], started: float) -> None:
         batch = self._prepare(scheduled)
         logits = self.decoder.forward(batch, self.attention)
-        sampled = [item.seq for item in scheduled if item.tokens == item.seq.remaining]
-        tokens, logprobs = sample(logits, sampled) if sampled else ([], [])
+        complete = [item for item in scheduled if item.tokens - len(item.draft) == item.seq.remaining]
         for item in scheduled:
             if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
-                fresh = min(item.tokens, item.seq.prompt_len - item.seq.computed)
-                self.prompt_tokens += fresh
-            item.seq.computed += item.tokens
+                self.prompt_tokens += min(item.tokens, item.seq.prompt_len - item.seq.computed)
+            item.seq.computed += item.tokens - len(item.draft)
+        if any(item.draft for item in complete):
+            produced = self._check_drafts(complete, logits)
+        else:
+            seqs = [item.seq for item in complete]
+            tokens, logprobs = sample(logits, seqs) if seqs else ([], [])
+            produced = [(seq, t, p) for seq, t, p in zip(seqs, tokens, logprobs, strict=True)]
+            for seq, token, _ in produced:
+                seq.tokens.append(token)
+        for item in scheduled:
             self.cache.commit(item.seq)
-        self._emit_tokens(sampled, tokens, logprobs)
+        self._emit_tokens(produced)
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
         self.steps += 1
         share = elapsed / sum(item.tokens for item in scheduled)
         for item in scheduled:
             item.seq.compute_seconds += share * item.tokens
-        for seq in sampled:
-            reason = self._end(seq)
+        for item in complete:
+            reason = self._end(item.seq)
             if reason:
-                self._finish(seq, reason)
+                self._finish(item.seq, reason)
+
+    def _check_drafts(
+        self, complete: list[Scheduled], logits: torch.Tensor
+    ) -> list[tuple[Sequence, int, Logprob | None]]:
+        """Draw token after token as if nothing had been guessed; a guess that agrees saves its own step."""
+        produced: list[tuple[Sequence, int, Logprob | None]] = []
+        row = 0
+        for item in complete:
+            seq, accepted = item.seq, 0
+            for guess in [*item.draft, None]:
+                (token,), (logprob,) = sample(logits[row + accepted : row + accepted + 1], [seq])
+                seq.tokens.append(token)
+                produced.append((seq, token, logprob))
+                if token != guess or self._end(seq):
+                    break
+                accepted += 1
+                seq.computed += 1  # the guess went through the model in this very step
+            row += 1 + len(item.draft)
+            if item.draft and seq.lookup is not None:
+                seq.lookup.learn(len(item.draft), accepted, seq.length)
+                self.drafted_tokens += len(item.draft)
+                self.accepted_tokens += accepted
+        return produced
 
     def _prepare(self, scheduled: list[Scheduled]) -> Batch:
         """Flatten the scheduled tokens of every sequence into one batch."""
@@ -400,9 +431,10 @@ class EngineCore:
             seq = item.seq
             used = len(seq.blocks)
             tables[i, : min(used, width)] = seq.block_row[: min(used, width)]
-            token_ids[starts[i] : starts[i + 1]] = seq.tokens[seq.computed : seq.computed + item.tokens]
-            if item.tokens == seq.remaining:
-                last.append(int(starts[i + 1]) - 1)
+            known = item.tokens - len(item.draft)
+            token_ids[starts[i] : starts[i + 1]] = seq.tokens[seq.computed : seq.computed + known] + item.draft
+            if known == seq.remaining:
+                last.extend(range(int(starts[i]) + known - 1, int(starts[i + 1])))
         owner = np.repeat(np.arange(count), counts)
         positions = np.arange(total) - starts[owner] + past[owner]
         slots = tables[owner, positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
@@ -419,16 +451,15 @@ class EngineCore:
             last=torch.tensor(last, dtype=torch.int64, device=to),
         )
 
-    def _emit_tokens(self, seqs: list[Sequence], tokens: list[int], logprobs: list[Logprob | None]) -> None:
-        if not seqs:
+    def _emit_tokens(self, produced: list[tuple[Sequence, int, Logprob | None]]) -> None:
+        if not produced:
             return
         now = time.monotonic()
         out: list[tuple[str, int, Logprob | None]] = []
-        for seq, token, logprob in zip(seqs, tokens, logprobs, strict=True):
+        for seq, token, logprob in produced:
             if not seq.first_token:
                 seq.first_token = now
                 self.cached_tokens += max(seq.cached_tokens, 0)
-            seq.tokens.append(token)
             self.output_tokens += 1
             out.append((seq.request_id, token, logprob))
         self.emit(StepOutput(out))
@@ -470,6 +501,8 @@ class EngineCore:
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
             preemptions=self.scheduler.preemptions,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             embedded_texts=self.embedded_texts,
             embedding_seconds=self.embedding_seconds,
             variant=self.decoder.variant,

@@ -209,6 +209,8 @@ class Stats:
     cached_tokens: int
     output_tokens: int
     preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
     embedded_texts: int
     embedding_seconds: float
     variant: str

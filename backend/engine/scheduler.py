@@ -7,15 +7,18 @@ admissions. Realtime goes before batch; a batch sequence gives way and resumes f
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import BATCH, REALTIME
 from backend.engine.sequence import Sequence, Status
+from backend.engine.speculate import MOST
 from backend.engine.switches import Switches
 
 ARRIVAL_SMOOTHING = 0.3
+SPECULATION_BATCH = 4
+"""Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ class Scheduled:
 
     seq: Sequence
     tokens: int
+    draft: list[int] = field(default_factory=list)  # the last of `tokens`, guessed and to be checked
 
 
 class Scheduler:
@@ -89,17 +93,20 @@ class Scheduler:
         batch: list[Scheduled] = []
         chosen: set[str] = set()
 
-        def take(seq: Sequence, tokens: int) -> None:
+        def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
             nonlocal budget
             self.cache.grow(seq, seq.computed + tokens)
-            batch.append(Scheduled(seq, tokens))
+            batch.append(Scheduled(seq, tokens, draft or []))
             chosen.add(seq.request_id)
             budget -= tokens
 
         # Decode first: nobody's next token waits behind a stranger's prompt.
         for seq in list(self.running):
             if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
-                take(seq, 1)
+                draft = seq.guess(MOST) if self._speculates() else []
+                if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
+                    draft = []
+                take(seq, 1 + len(draft), draft)
         for seq in self._by_urgency(self.running):
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
@@ -116,6 +123,10 @@ class Scheduler:
                 if budget > 0:
                     take(candidate, min(candidate.remaining, budget))
         return batch
+
+    def _speculates(self) -> bool:
+        """Guesses are checked almost for free while few sequences share a step, and not when many do."""
+        return self.switches.speculation == "ngram" and len(self.running) <= SPECULATION_BATCH
 
     def _by_urgency(self, seqs: list[Sequence]) -> list[Sequence]:
         if not self.switches.dual_path:

@@ -10,6 +10,7 @@ import numpy as np
 
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import Generate, Usage
+from backend.engine.speculate import PromptLookup
 
 
 class Status(Enum):
@@ -43,6 +44,7 @@ class Sequence:
         self.arrival = request.arrival or time.monotonic()
         self.scheduled = 0.0
         self.first_token = 0.0
+        self.lookup: PromptLookup | None = None  # made when speculation first looks at it
         seed = self.sampling.seed
         self.rng = random.Random(seed if seed is not None else request.request_id + str(self.arrival))
 
@@ -60,6 +62,12 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens that still have to go through the model before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    def guess(self, room: int) -> list[int]:
+        """Tokens that may follow, for the next step to check; never past the request's last token."""
+        if self.lookup is None:
+            self.lookup = PromptLookup()
+        return self.lookup.propose(self.tokens, min(room, self.sampling.max_tokens - self.output_len - 1))
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks a sequence of `tokens` tokens needs."""

@@ -75,6 +75,14 @@ class Switches:
         label="Urgent before patient",
         help="Batch work gives way to people waiting. Off: first come, first served.",
     )
+    speculation: str = _switch(
+        "ngram",
+        group="Batching",
+        label="Speculation",
+        choices=("off", "ngram"),
+        help="Guesses that text seen before comes again, and checks several tokens in one step. Exact; made for "
+        "answers that quote. Pauses by itself where guesses fail, and while many requests share a step.",
+    )
     prefix_cache: bool = _switch(
         True,
         group="Caches",
@@ -138,6 +146,7 @@ PRESETS: dict[str, Switches] = {
         batch_window_ms=0,
         chunked_prefill=False,
         dual_path=False,
+        speculation="off",
         prefix_cache=False,
         embedding_cache=False,
         quantization="fp32",

@@ -91,6 +91,8 @@ class _EngineCollector(Collector):
             ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", stats.cached_tokens),
             ("vllm:prefix_cache_queries", "Prompt tokens asked for.", stats.prompt_tokens + stats.cached_tokens),
             ("vllm:num_preemptions", "Sequences sent back to wait.", stats.preemptions),
+            ("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", stats.drafted_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Guesses that were right.", stats.accepted_tokens),
             ("tenfold_engine_busy_seconds", "Seconds the engine computed.", stats.busy_seconds),
             ("tenfold_engine_uptime_seconds", "Seconds since it was ready.", stats.uptime),
         ]

@@ -55,7 +55,8 @@ REQUEST = st.tuples(
     requests=st.lists(REQUEST, min_size=1, max_size=10),
     switches=st.builds(
         Switches, in_flight_batching=st.booleans(), max_batch=st.integers(1, 6), chunked_prefill=st.booleans(),
-        dual_path=st.booleans(), prefix_cache=st.booleans(), batch_window_ms=st.just(0), quantization=st.just("fp32"),
+        dual_path=st.booleans(), prefix_cache=st.booleans(),
+        speculation=st.sampled_from(["off", "ngram"]), batch_window_ms=st.just(0), quantization=st.just("fp32"),
     ),
     blocks=st.integers(6, 24),
 )
