@@ -112,7 +112,9 @@ def main() -> None:
                 threads=a.threads,
                 token_budget=a.token_budget,
                 use_kernels=not a.no_kernels,
-                switches=Switches(prefix_cache=False, speculation="off", max_batch=a.max_batch, quantization=quantization),
+                switches=Switches(
+                    prefix_cache=False, speculation="off", max_batch=a.max_batch, quantization=quantization
+                ),
             ),
             recorder,
         )
