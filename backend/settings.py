@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.models.checkpoint import PACKAGED_CHAT_MODEL, PACKAGED_EMBEDDING_MODEL
@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     allowed_hosts: list[str] = Field([], description="Further Host names that /v1 and /api answer to.")
     allowed_origins: list[str] = Field([], description="Further web origins that may call /v1 and /api.")
     price_per_hour: float | None = Field(None, ge=0, description="Your machine's price in US dollars per hour.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()  # the engine process works from another folder
 
     @property
     def cache_dir(self) -> Path:

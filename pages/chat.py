@@ -211,7 +211,7 @@ def tail(runtime: Runtime, generation: Generation) -> None:
     @st.fragment(run_every=TICK)
     def look() -> None:
         if generation.ended:
-            generation_stored()
+            st.rerun()
         text = generation.text
         if text:
             st.markdown(escape(text) + " ▍")
@@ -219,9 +219,6 @@ def tail(runtime: Runtime, generation: Generation) -> None:
             st.caption(f":material/hourglass_empty: {generation.note or waiting_note(runtime)}")
         if st.button("Stop", icon=":material/stop_circle:", key=f"stop-{generation.id}"):
             runtime.generations.cancel(generation)
-
-    def generation_stored() -> None:
-        st.rerun()
 
     look()
 

@@ -11,7 +11,7 @@ from backend.runtime import Runtime, current
 
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
-    "Balanced": "Everything that does not change an answer.",
+    "Balanced": "Batching, caches and speculation, all exact, over 16-bit weights where the processor has them.",
     "Max savings": "8-bit weights, larger batches. Its effect on the answers is measured in the README.",
 }
 

@@ -338,11 +338,9 @@ class LocalEngine:
                     self._waiting.append(message)
                     return True
                 return False
-        try:
-            with self._send_lock:
-                connection.send(message)
-        except OSError:  # it is dying; the reader sees that too and tells every waiting request
-            return True
+        # A dying engine cannot be sent to; the reader sees that too and tells every waiting request.
+        with self._send_lock, contextlib.suppress(OSError):
+            connection.send(message)
         return True
 
     # ---- what the rooms above call ---------------------------------------------------------------------------------

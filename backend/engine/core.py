@@ -172,13 +172,9 @@ class EngineCore:
         """Apply switches now; a new variant is loaded in the background and swapped in between two steps."""
         if switches.prefix_cache != self.switches.prefix_cache:
             self.cache.reuse = switches.prefix_cache
-            if not switches.prefix_cache:
-                self.cache.drop_cached()
-                for seq in self.scheduler.running:
-                    seq.block_hashes = []
-            else:  # what runs now was not hashed from its beginning
-                for seq in self.scheduler.running:
-                    seq.block_hashes = []
+            self.cache.drop_cached()
+            for seq in self.scheduler.running:
+                seq.block_hashes = []  # hashed again from its beginning, or not at all
         self.switches = switches
         self.scheduler.set_switches(switches)
         wanted = resolve_variant(switches.quantization, self.device)

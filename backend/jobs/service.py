@@ -161,7 +161,7 @@ class Jobs:
                 done, failed, cost, tokens = session.exec(
                     select(
                         func.count(col(JobResult.position)),
-                        func.coalesce(func.sum(col(JobResult.error) != ""), 0),
+                        func.count(func.nullif(JobResult.error, "")),
                         func.coalesce(func.sum(JobResult.cost), 0.0),
                         func.coalesce(func.sum(JobResult.output_tokens), 0),
                     ).where(JobResult.run_id == run.id)

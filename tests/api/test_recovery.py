@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import time
 from typing import Any
 
 import httpx
+import pytest
 
 MODEL = "smollm2-135m-instruct"
 
@@ -94,3 +96,24 @@ def test_switches_act_while_serving(server: Any) -> None:
     for wrong in ({"max_batch": 0}, {"nonsense": 1}, {"prefix_cache": "yes"}, {"quantization": "int3"}):
         answer = httpx.patch(url, json=wrong)
         assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("damage", ["lost", "corrupt"])
+def test_the_index_is_rebuilt_without_computing_an_embedding(own_server: Any, damage: str) -> None:
+    own_server.start()
+    own_server.wait_document(own_server.upload("mill.md", b"# Mill\n\nThe mill grinds rye on Thursdays.")["id"])
+    own_server.stop()
+    index = own_server.data_dir / "index"
+    if damage == "lost":
+        shutil.rmtree(index)
+    else:
+        for file in index.rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"this is no index" * 100)
+    own_server.start()
+    question = [{"role": "user", "content": "What does the mill grind?"}]
+    answer = ask(own_server, documents=True, messages=question)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["citations"][0]["document"] == "mill.md"
+    embedded = httpx.get(f"{own_server.url}/healthz").json()["stats"]["embedded_texts"]
+    assert embedded == 1, "only the question had to be embedded"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +63,16 @@ def set_slider(page: Any, label: str, key: str, presses: int) -> None:
         thumb.press(key)
 
 
+def begin_a_long_answer(site: Any, page: Any, text: str) -> None:
+    page.goto(site.url)
+    page.get_by_text("Answer from documents").click()
+    page.get_by_role("button", name="Settings").click()
+    set_slider(page, "Temperature", "ArrowRight", 11)
+    set_slider(page, "Longest answer", "End", 1)
+    page.keyboard.press("Escape")
+    ask(page, text)
+
+
 def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
     page.goto(site.url)
     page.get_by_role("button", name="Load the sample documents").click()
@@ -77,13 +89,7 @@ def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
 
 
 def test_stop_keeps_what_was_written(site: Any, page: Any) -> None:
-    page.goto(site.url)
-    page.get_by_text("Answer from documents").click()
-    page.get_by_role("button", name="Settings").click()
-    set_slider(page, "Temperature", "ArrowRight", 11)
-    set_slider(page, "Longest answer", "End", 1)
-    page.keyboard.press("Escape")
-    ask(page, "Tell me a very long story about the sea.")
+    begin_a_long_answer(site, page, "Tell me a very long story about the sea.")
     page.get_by_role("button", name="Stop").wait_for()
     page.get_by_text("▍").wait_for()
     page.get_by_role("button", name="Stop").click()
@@ -92,13 +98,7 @@ def test_stop_keeps_what_was_written(site: Any, page: Any) -> None:
 
 
 def test_a_reload_and_a_second_tab_show_the_answer_being_written(site: Any, page: Any) -> None:
-    page.goto(site.url)
-    page.get_by_text("Answer from documents").click()
-    page.get_by_role("button", name="Settings").click()
-    set_slider(page, "Temperature", "ArrowRight", 11)
-    set_slider(page, "Longest answer", "End", 1)
-    page.keyboard.press("Escape")
-    ask(page, "Tell me another very long story about a mountain.")
+    begin_a_long_answer(site, page, "Tell me another very long story about a mountain.")
     page.get_by_text("▍").wait_for()
     before = page.get_by_test_id("stChatMessage").nth(1).inner_text()[:20]
     page.reload()
@@ -110,6 +110,19 @@ def test_a_reload_and_a_second_tab_show_the_answer_being_written(site: Any, page
     assert other.get_by_test_id("stChatMessage").nth(1).inner_text()[:20] == before
     other.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for(timeout=5000)
+
+
+def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) -> None:
+    begin_a_long_answer(site, page, "Tell me a third very long story about a desert.")
+    page.get_by_text("▍").wait_for()
+    os.kill(site.engine_pid(), signal.SIGKILL)
+    page.get_by_text("It is being started again; please retry").wait_for(timeout=5000)
+    page.get_by_text(re.compile("is being started again|model is being loaded")).first.wait_for()
+    site.wait_ready(30)
+    page.get_by_role("button", name="Regenerate").click()
+    page.get_by_text("▍").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
 
 
 def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None:

@@ -1,0 +1,36 @@
+"""The document workload: people ask questions about the sample documents, some of them again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from backend.models.text import TextModel
+from backend.settings import ROOT
+
+QUESTIONS = ROOT / "data" / "lab" / "questions.json"
+SAMPLES = ROOT / "data" / "samples"
+INSTRUCTIONS = ROOT / "data" / "prompts" / "answer_from_documents.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt as token ids, and the answer a person would give."""
+
+    prompt: list[int]
+    reference: str
+
+
+def document_questions(text: TextModel, repeat: int) -> list[Case]:
+    """Every question over its whole document, `repeat` times over; equal beginnings, as real traffic has them."""
+    instructions = INSTRUCTIONS.read_text().strip()
+    cases = []
+    for row in json.loads(QUESTIONS.read_text()):
+        document = (SAMPLES / row["document"]).read_text()
+        question = f"Question: {row['question']}"
+        messages = [
+            {"role": "system", "content": instructions},
+            {"role": "user", "content": f"Passages:\n\n[1] {row['document']}\n{document}\n\n{question}"},
+        ]
+        cases.append(Case(text.encode_chat(messages), row["answer"]))
+    return cases * repeat
