@@ -28,6 +28,7 @@ from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.metering.series import StatsSeries
+from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
 from backend.settings import ROOT, Settings
 from backend.store.database import Database
@@ -183,7 +184,10 @@ class Runtime:
             raise self.unavailable()
         folder = self.engine.info["model_folder"]
         if folder not in self._texts:
-            self._texts[folder] = TextModel(Path(folder))
+            try:
+                self._texts[folder] = TextModel(Path(folder))
+            except ModelNotFoundError as error:
+                raise UnavailableError(str(error)) from error
         return self._texts[folder]
 
     def embedding_tokenizer(self) -> Tokenizer:

@@ -13,6 +13,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from backend.models.checkpoint import ModelNotFoundError
+
 
 class TemplateFailedError(ValueError):
     """The model's chat template refused the messages; says why."""
@@ -28,6 +30,10 @@ class TextModel:
     """Encodes and decodes for one model."""
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelNotFoundError(
+                f"{folder} has no tokenizer.json. Save the tokenizer there with transformers' save_pretrained."
+            )
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()

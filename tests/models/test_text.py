@@ -73,6 +73,11 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path), tmp_path)
 
 
+def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no tokenizer\.json.*save_pretrained"):
+        TextModel(tmp_path)
+
+
 def test_a_gguf_is_converted_once(tmp_path: Path) -> None:
     from backend.models.checkpoint import PACKAGED_CHAT_MODEL
 
