@@ -30,14 +30,13 @@ from backend.metering.prices import Prices
 from backend.metering.series import StatsSeries
 from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
-from backend.settings import ROOT, Settings
+from backend.settings import SAMPLES, Settings
 from backend.store.database import Database
 from backend.store.tables import Setting
 
 log = logging.getLogger(__name__)
 
 SWITCHES_KEY = "switches"
-SAMPLES = ROOT / "data" / "samples"
 _current: Runtime | None = None
 
 

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backend.models.checkpoint import PACKAGED_CHAT_MODEL, PACKAGED_EMBEDDING_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "data" / "samples"
+"""The sample documents that are shipped."""
 
 
 class Settings(BaseSettings):

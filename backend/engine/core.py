@@ -370,7 +370,7 @@ class EngineCore:
         else:
             seqs = [item.seq for item in complete]
             tokens, logprobs = sample(logits, seqs) if seqs else ([], [])
-            produced = [(seq, t, p) for seq, t, p in zip(seqs, tokens, logprobs, strict=True)]
+            produced = list(zip(seqs, tokens, logprobs, strict=True))
             for seq, token, _ in produced:
                 seq.tokens.append(token)
         for item in scheduled:

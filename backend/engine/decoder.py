@@ -22,7 +22,7 @@ from backend.engine.attention import (
     whole_sequence,
 )
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.quantize import DenseLinear, Linear, linear_factory, working_dtype
+from backend.engine.quantize import DenseLinear, Linear, linear_factory, resolve_variant
 from backend.engine.smooth import Peaks, calibration_ids, smooth
 from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
 
@@ -224,6 +224,6 @@ class Decoder:
 
 
 def _calibrate(folder: Path, device: torch.device, kernels: ctypes.CDLL | None) -> Peaks:
-    decoder = Decoder(folder, "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels)
+    decoder = Decoder(folder, resolve_variant("auto", device), device, kernels)
     ids = calibration_ids(folder)[: decoder.max_positions]
     return decoder.record_peaks(ids)

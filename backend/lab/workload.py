@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from backend.knowledge.retrieve import INSTRUCTIONS
 from backend.models.text import TextModel
-from backend.settings import ROOT
+from backend.settings import ROOT, SAMPLES
 
 QUESTIONS = ROOT / "data" / "lab" / "questions.json"
-SAMPLES = ROOT / "data" / "samples"
-INSTRUCTIONS = ROOT / "data" / "prompts" / "answer_from_documents.md"
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,12 @@ class Case:
 
 def document_questions(text: TextModel, repeat: int) -> list[Case]:
     """Every question over its whole document, `repeat` times over; equal beginnings, as real traffic has them."""
-    instructions = INSTRUCTIONS.read_text().strip()
     cases = []
     for row in json.loads(QUESTIONS.read_text()):
         document = (SAMPLES / row["document"]).read_text()
         question = f"Question: {row['question']}"
         messages = [
-            {"role": "system", "content": instructions},
+            {"role": "system", "content": INSTRUCTIONS},
             {"role": "user", "content": f"Passages:\n\n[1] {row['document']}\n{document}\n\n{question}"},
         ]
         cases.append(Case(text.encode_chat(messages), row["answer"]))

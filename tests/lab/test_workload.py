@@ -7,8 +7,9 @@ from pathlib import Path
 
 from backend.engine.switches import PRESETS
 from backend.lab.ablation import states
-from backend.lab.workload import QUESTIONS, SAMPLES, document_questions
+from backend.lab.workload import QUESTIONS, document_questions
 from backend.models.text import TextModel
+from backend.settings import SAMPLES
 
 
 def test_questions_are_about_documents_that_are_shipped() -> None:

@@ -34,7 +34,6 @@ constexpr int PANEL = 32;
 constexpr int ROWS_BF16 = 12, ROWS_INT8 = 8;
 constexpr int BLOCK = 96;     // rows that share a panel while it is in the cache nearest to the core
 
-inline float widen(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; std::memcpy(&f, &u, 4); return f; }
 inline uint16_t narrow(float x) {
   uint32_t u; std::memcpy(&u, &x, 4);
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
@@ -152,10 +151,6 @@ float quantize_row(int k, uint8_t* out, Load load) {
 }  // namespace
 
 extern "C" {
-
-int64_t tenfold_packed_bytes(int n, int k, int element_size) {
-  return (int64_t)((n + PANEL - 1) / PANEL) * PANEL * k * element_size;
-}
 
 // weight: float32 [n][k], row major. k must be a multiple of 4.
 void tenfold_pack_bf16(const float* weight, int n, int k, uint16_t* packed) {
