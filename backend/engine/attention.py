@@ -14,7 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from backend.engine.config import BLOCK_SIZE
+from backend.engine.kernels import NativeBatch
 from backend.engine.memory import zeros
+
+DENSE_LAYERS = 2
+"""First layers that top-K sparse attention leaves alone: what they look at is spread out (Quest, Tang et al. 2024)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,6 @@ class AttentionShape:
     heads: int
     kv_heads: int
     head_size: int
-
-    @property
-    def bytes_per_block(self) -> int:
-        """Elements of one block over all layers, keys and values (multiply by the element size)."""
-        return self.layers * 2 * self.kv_heads * self.head_size * BLOCK_SIZE
 
 
 @dataclass(slots=True)
@@ -57,6 +56,7 @@ class Batch:
     max_query: int
     max_context: int
     last: torch.Tensor
+    native: NativeBatch | None = None  # the kernels' view of it, made when they first ask
 
 
 def whole_sequence(ids: list[int], blocks: int, last: torch.Tensor) -> Batch:
@@ -75,10 +75,25 @@ def whole_sequence(ids: list[int], blocks: int, last: torch.Tensor) -> Batch:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which pages a decode step reads, and how; may change between steps.
+
+    Attributes:
+        keep_percent: top-K sparse attention reads this share of a sequence's pages; 100 reads all.
+        share_pages: pages that several sequences of a batch name are read once for all of them. Exact.
+    """
+
+    keep_percent: int = 100
+    share_pages: bool = True
+
+
 class PagedAttention(Protocol):
     """Owns the page tensors of every layer; writes new keys and values and attends over block tables."""
 
     name: str
+    block_bytes: int
+    reading: Reading
 
     def allocate(self, blocks: int) -> None:
         """Reserve pages for `blocks` blocks in every layer."""
@@ -99,6 +114,37 @@ class PagedAttention(Protocol):
 
         Returns:
             [tokens, heads × head_size] in the dtype of `qkv`.
+        """
+        ...
+
+    def read_block(self, block: int) -> bytes:
+        """Copy a block of all layers, `block_bytes` long."""
+        ...
+
+    def write_block(self, block: int, data: bytes | memoryview) -> None:
+        """Put back what `read_block` gave."""
+        ...
+
+    def read_tokens(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of some tokens, float32 [layers, tokens, kv_heads, head_size] each."""
+        ...
+
+    def write_tokens(
+        self,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor] | None,
+        unrotated: frozenset[int],
+    ) -> None:
+        """Write what `read_tokens` gave into other slots.
+
+        Args:
+            slots: int64 [tokens].
+            keys: float32 [layers, tokens, kv_heads, head_size].
+            values: the same.
+            turn: cosine and sine, [head_size / 2] each, of the angle to rotate the keys by; None keeps them.
+            unrotated: layers without positional encoding.
         """
         ...
 
@@ -128,14 +174,54 @@ class GatherAttention:
 
     def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
+        self.reading = Reading()
+        element = torch.empty(0, dtype=dtype).element_size()
+        self.block_bytes = shape.layers * 2 * shape.kv_heads * shape.head_size * BLOCK_SIZE * element
+        self.pages = torch.empty(0)
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
 
     def allocate(self, blocks: int) -> None:
-        """Reserve pages of [blocks, 16, kv_heads, head_size]."""
-        size = (blocks, BLOCK_SIZE, self.shape.kv_heads, self.shape.head_size)
-        self.keys = [torch.zeros(size, dtype=self.dtype, device=self.device) for _ in range(self.shape.layers)]
-        self.values = [torch.zeros(size, dtype=self.dtype, device=self.device) for _ in range(self.shape.layers)]
+        """Reserve pages of [blocks, 16, kv_heads, head_size] for keys and for values of every layer."""
+        size = (self.shape.layers, 2, blocks, BLOCK_SIZE, self.shape.kv_heads, self.shape.head_size)
+        self.pages = torch.zeros(size, dtype=self.dtype, device=self.device)
+        self.keys = [layer[0] for layer in self.pages]
+        self.values = [layer[1] for layer in self.pages]
+
+    def read_block(self, block: int) -> bytes:
+        """See `PagedAttention.read_block`."""
+        return self.pages[:, :, block].contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+    def write_block(self, block: int, data: bytes | memoryview) -> None:
+        """See `PagedAttention.write_block`."""
+        flat = torch.frombuffer(bytearray(data), dtype=self.dtype)
+        self.pages[:, :, block] = flat.view(self.pages[:, :, block].shape).to(self.device)
+
+    def _flat(self) -> torch.Tensor:
+        return self.pages.view(self.shape.layers, 2, -1, self.shape.kv_heads, self.shape.head_size)
+
+    def read_tokens(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PagedAttention.read_tokens`."""
+        found = self._flat()[:, :, slots.to(self.device)].float().cpu()
+        return found[:, 0].contiguous(), found[:, 1].contiguous()
+
+    def write_tokens(
+        self,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor] | None,
+        unrotated: frozenset[int],
+    ) -> None:
+        """See `PagedAttention.write_tokens`."""
+        if turn is not None:
+            turned = _rotate(keys, *turn)
+            for layer in unrotated:
+                turned[layer] = keys[layer]
+            keys = turned
+        flat = self._flat()
+        flat[:, 0, slots.to(self.device)] = keys.to(self.device, self.dtype)
+        flat[:, 1, slots.to(self.device)] = values.to(self.device, self.dtype)
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, batch: Batch) -> None:
         """Put new keys and values into their slots."""
@@ -225,67 +311,135 @@ class VarlenAttention(GatherAttention):
 
 
 class KernelAttention:
-    """CPU: the C++ kernel, pages read in place."""
+    """CPU: the C++ kernel, pages read in place.
+
+    Args:
+        shape: of the model.
+        dtype: of activations, float32 or bfloat16.
+        kernels: the C++ library.
+        int8: hold keys and values in 8 bits, one scale per token and head: half the bytes of bf16.
+    """
 
     name = "C++ paged kernel"
 
-    def __init__(self, shape: AttentionShape, dtype: torch.dtype, kernels: ctypes.CDLL) -> None:
+    def __init__(
+        self, shape: AttentionShape, dtype: torch.dtype, kernels: ctypes.CDLL, *, int8: bool = False
+    ) -> None:
         self.shape, self.dtype, self.kernels = shape, dtype, kernels
-        self._is_bf16 = int(dtype is torch.bfloat16)
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.reading = Reading()
+        self.kind = 2 if int8 else int(dtype is torch.bfloat16)
+        self.is_bf16 = int(dtype is torch.bfloat16)
+        self.layer_bytes = shape.kv_heads * int(kernels.tenfold_page_bytes(self.kind, shape.head_size))
+        self.block_bytes = shape.layers * self.layer_bytes
+        self.pages = torch.empty(0, dtype=torch.uint8)
+        self.bounds: torch.Tensor | None = None  # bf16 [layers, blocks, kv_heads, 2, head_size], while they are wanted
 
     @staticmethod
     def supports(shape: AttentionShape, dtype: torch.dtype) -> bool:
         """Whether head size and dtype fit the kernel's vectors."""
-        return shape.head_size % 16 == 0 and dtype in (torch.float32, torch.bfloat16)
+        fits = shape.head_size % 16 == 0 and shape.head_size <= 512
+        return fits and dtype in (torch.float32, torch.bfloat16)
 
     def allocate(self, blocks: int) -> None:
         """Reserve pages; memory becomes resident as it is touched."""
-        size = blocks * self.shape.kv_heads * BLOCK_SIZE * self.shape.head_size
         # The unwritten lanes of a page are read and masked, so they must hold numbers: zeros.
-        pages = zeros(2 * self.shape.layers * size, self.dtype).view(self.shape.layers, 2, size)
-        self.keys = [layer[0] for layer in pages]
-        self.values = [layer[1] for layer in pages]
+        size = self.shape.layers * blocks * self.layer_bytes
+        self.pages = zeros(size, torch.uint8).view(self.shape.layers, blocks, self.layer_bytes)
+        self.bounds = None
+
+    def page_pointer(self, layer: int) -> int:
+        """Address of a layer's pages."""
+        return int(self.pages.data_ptr()) + layer * int(self.pages.stride(0))
+
+    def bounds_pointer(self, layer: int) -> int:
+        """Address of a layer's key bounds; 0 where they are not kept, or where the layer reads everything."""
+        if self.bounds is None or layer < DENSE_LAYERS:
+            return 0
+        return int(self.bounds[layer].data_ptr())
+
+    def prepare(self, batch: Batch) -> NativeBatch:
+        """The kernels' view of a batch; key bounds are made here when sparse reading was just switched on."""
+        if self.reading.keep_percent < 100 and self.bounds is None:
+            self._keep_bounds()
+        elif self.reading.keep_percent == 100:
+            self.bounds = None
+        if batch.native is None:
+            batch.native = NativeBatch(
+                batch.positions.data_ptr(), batch.slots.data_ptr(), batch.query_starts.data_ptr(),
+                batch.context_lens.data_ptr(), batch.tables.data_ptr(), batch.tables.stride(0),
+                batch.context_lens.shape[0], batch.positions.shape[0], self.shape.heads, self.shape.kv_heads,
+                self.shape.head_size, self.kind, self.reading.keep_percent, int(self.reading.share_pages),
+            )  # fmt: skip
+        return batch.native
+
+    def _keep_bounds(self) -> None:
+        s, blocks = self.shape, self.pages.shape[1]
+        count = s.layers * blocks * s.kv_heads * 2 * s.head_size
+        self.bounds = zeros(count, torch.bfloat16).view(s.layers, blocks, s.kv_heads, 2, s.head_size)
+        written = self.pages[0].view(torch.int64).ne(0).any(dim=1).nonzero().flatten().to(torch.int32)
+        for layer in range(DENSE_LAYERS, s.layers):
+            self.kernels.tenfold_bounds(
+                self.kind, self.page_pointer(layer), self.bounds_pointer(layer), written.data_ptr(), len(written),
+                s.kv_heads, s.head_size,
+            )  # fmt: skip
 
     def forward(
         self, layer: int, qkv: torch.Tensor, batch: Batch, cosine: torch.Tensor, sine: torch.Tensor, *, rotate: bool
     ) -> torch.Tensor:
         """See `PagedAttention.forward`."""
-        s, tokens = self.shape, qkv.shape[0]
-        query = torch.empty(tokens, s.heads * s.head_size, dtype=self.dtype)
+        query = torch.empty(qkv.shape[0], self.shape.heads * self.shape.head_size, dtype=self.dtype)
         out = torch.empty_like(query)
-        keys, values = self.keys[layer].data_ptr(), self.values[layer].data_ptr()
+        native = self.prepare(batch)
+        pages, bounds = self.page_pointer(layer), self.bounds_pointer(layer)
         self.kernels.tenfold_rope_and_write(
-            self._is_bf16,
-            qkv.data_ptr(),
-            batch.positions.data_ptr(),
-            batch.slots.data_ptr(),
-            cosine.data_ptr(),
-            sine.data_ptr(),
-            query.data_ptr(),
-            keys,
-            values,
-            tokens,
-            s.heads,
-            s.kv_heads,
-            s.head_size,
+            self.is_bf16, native, qkv.data_ptr(), cosine.data_ptr(), sine.data_ptr(), query.data_ptr(), pages, bounds,
             int(rotate),
-        )
-        self.kernels.tenfold_attention(
-            self._is_bf16,
-            query.data_ptr(),
-            keys,
-            values,
-            out.data_ptr(),
-            batch.tables.data_ptr(),
-            batch.tables.stride(0),
-            batch.query_starts.data_ptr(),
-            batch.context_lens.data_ptr(),
-            batch.context_lens.shape[0],
-            s.heads,
-            s.kv_heads,
-            s.head_size,
-            s.head_size**-0.5,
-        )
+        )  # fmt: skip
+        plan = self.kernels.tenfold_plan(native)
+        self.kernels.tenfold_attention(self.is_bf16, native, plan, query.data_ptr(), pages, bounds, out.data_ptr())
+        self.kernels.tenfold_plan_free(plan)
         return out
+
+    def read_block(self, block: int) -> bytes:
+        """See `PagedAttention.read_block`."""
+        return self.pages[:, block].contiguous().numpy().tobytes()
+
+    def write_block(self, block: int, data: bytes | memoryview) -> None:
+        """See `PagedAttention.write_block`."""
+        self.pages[:, block] = torch.frombuffer(data, dtype=torch.uint8).view(self.shape.layers, -1)
+        if self.bounds is not None:
+            which = torch.tensor([block], dtype=torch.int32)
+            for layer in range(DENSE_LAYERS, self.shape.layers):
+                self.kernels.tenfold_bounds(
+                    self.kind, self.page_pointer(layer), self.bounds_pointer(layer), which.data_ptr(), 1,
+                    self.shape.kv_heads, self.shape.head_size,
+                )  # fmt: skip
+
+    def read_tokens(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PagedAttention.read_tokens`."""
+        s = self.shape
+        keys = torch.empty(s.layers, len(slots), s.kv_heads, s.head_size)
+        values = torch.empty_like(keys)
+        for layer in range(s.layers):
+            self.kernels.tenfold_read_tokens(
+                self.kind, self.page_pointer(layer), slots.data_ptr(), len(slots), s.kv_heads, s.head_size,
+                keys[layer].data_ptr(), values[layer].data_ptr(),
+            )  # fmt: skip
+        return keys, values
+
+    def write_tokens(
+        self,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor] | None,
+        unrotated: frozenset[int],
+    ) -> None:
+        """See `PagedAttention.write_tokens`."""
+        s = self.shape
+        for layer in range(s.layers):
+            cosine, sine = (0, 0) if turn is None or layer in unrotated else (turn[0].data_ptr(), turn[1].data_ptr())
+            self.kernels.tenfold_write_tokens(
+                self.kind, self.page_pointer(layer), self.bounds_pointer(layer), slots.data_ptr(), len(slots),
+                s.kv_heads, s.head_size, keys[layer].data_ptr(), values[layer].data_ptr(), cosine, sine,
+            )  # fmt: skip

@@ -120,8 +120,7 @@ class EngineCore:
         """Make `decoder` the serving model, with empty pages of its dtype."""
         self.decoder = decoder
         self.attention = decoder.make_attention()
-        element = torch.empty(0, dtype=decoder.dtype).element_size()
-        blocks = self.config.kv_cache_bytes // (decoder.attention_shape.bytes_per_block * element)
+        blocks = self.config.kv_cache_bytes // self.attention.block_bytes
         blocks = min(blocks, 1 << 20)
         if blocks < 2:
             raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")

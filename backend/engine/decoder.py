@@ -6,7 +6,6 @@ Projections are fused (qkv, gate + up) and the residual stream stays in float32 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,23 +21,10 @@ from backend.engine.attention import (
     whole_sequence,
 )
 from backend.engine.config import BLOCK_SIZE
+from backend.engine.forward import Layer, WholeForward
 from backend.engine.quantize import DenseLinear, Linear, linear_factory, resolve_variant
 from backend.engine.smooth import Peaks, calibration_ids, smooth
 from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
-
-
-@dataclass(slots=True)
-class Layer:
-    """Weights of one decoder layer."""
-
-    input_norm: torch.Tensor
-    qkv: Linear
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    output: Linear
-    post_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
 
 
 class TorchOps:
@@ -120,6 +106,7 @@ class Decoder:
         s = self.shape
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
         self._kernels = kernels
+        self._whole_forward: WholeForward | None = None
         fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
         self.ops: TorchOps | KernelOps = KernelOps(kernels) if fits and kernels is not None else TorchOps()
         # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
@@ -194,13 +181,26 @@ class Decoder:
             return KernelAttention(self.attention_shape, self.dtype, self._kernels)
         return GatherAttention(self.attention_shape, self.dtype, self.device)
 
+    def _whole(self, attention: PagedAttention) -> WholeForward | None:
+        """All layers in one call, where every layer and the attention are the kernels' own."""
+        if not isinstance(attention, KernelAttention) or self._kernels is None or not WholeForward.fits(self.layers):
+            return None
+        if self._whole_forward is None or self._whole_forward.attention is not attention:
+            self._whole_forward = WholeForward(
+                self.shape, self.layers, self.cosine, self.sine, attention, self._kernels
+            )
+        return self._whole_forward
+
     @torch.inference_mode()
     def forward(self, batch: Batch, attention: PagedAttention) -> torch.Tensor:
         """Run the batch through every layer; returns float32 logits [len(batch.last), vocab]."""
         s, ops = self.shape, self.ops
         residual = F.embedding(batch.token_ids, self.embedding).to(self._residual_dtype)
         delta: torch.Tensor | None = None
-        for i, layer in enumerate(self.layers):
+        whole = self._whole(attention)
+        if whole is not None:
+            delta = whole(batch, residual)
+        for i, layer in enumerate(self.layers if whole is None else ()):
             x = ops.add_rms_norm(residual, delta, layer.input_norm, s.norm_eps, self.dtype)
             qkv = layer.qkv(x)
             if layer.query_norm is not None and layer.key_norm is not None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from backend.engine.kernels import NativeLinear
 from backend.engine.memory import Arena
 
 PANEL = 32
@@ -87,6 +88,12 @@ class KernelLinear:
         else:
             self._packed = arena.empty(padded * self._k, torch.bfloat16)
             kernels.tenfold_pack_bf16(weight.data_ptr(), self._n, self._k, self._packed.data_ptr())
+
+    def native(self) -> NativeLinear:
+        """The layer as the kernels know it."""
+        scales, sums = (self._scales.data_ptr(), self._sums.data_ptr()) if self._bits == 8 else (0, 0)
+        bias = 0 if self._bias is None else self._bias.data_ptr()
+        return NativeLinear(self._packed.data_ptr(), scales, sums, bias, self._n, self._k, self._bits, 0)
 
     @staticmethod
     def usable(kernels: ctypes.CDLL | None) -> bool:

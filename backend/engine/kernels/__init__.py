@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "gemm.cpp")]
+HERE = Path(__file__).parent
+SOURCES = sorted(HERE.glob("*.cpp"))
+HEADERS = sorted(HERE.glob("*.h"))
 FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
 
 
@@ -43,7 +46,7 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise KernelsUnavailableError("no C++ compiler was found (g++ or clang++)")
-    sources = [source.read_bytes() for source in SOURCES]
+    sources = [source.read_bytes() for source in SOURCES + HEADERS]
     flags = " ".join([compiler, *FLAGS]).encode()
     key = hashlib.sha256(b"\0".join([*sources, flags, _processor().encode()])).hexdigest()[:16]
     library = cache_dir / "kernels" / f"cpu-{key}.so"
@@ -64,23 +67,76 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     return _declare(ctypes.CDLL(str(library)))
 
 
+class NativeBatch(ctypes.Structure):
+    """`tenfold_batch` of kernels.h."""
+
+    _fields_ = (
+        ("positions", ctypes.c_void_p), ("slots", ctypes.c_void_p), ("query_starts", ctypes.c_void_p),
+        ("context_lens", ctypes.c_void_p), ("tables", ctypes.c_void_p), ("table_stride", ctypes.c_int64),
+        ("sequences", ctypes.c_int32), ("tokens", ctypes.c_int32), ("heads", ctypes.c_int32),
+        ("kv_heads", ctypes.c_int32), ("head_size", ctypes.c_int32), ("kind", ctypes.c_int32),
+        ("keep_percent", ctypes.c_int32), ("share_pages", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class NativeLinear(ctypes.Structure):
+    """`tenfold_linear` of kernels.h."""
+
+    _fields_ = (
+        ("packed", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("n", ctypes.c_int32), ("k", ctypes.c_int32), ("bits", ctypes.c_int32), ("unused", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class NativeLayer(ctypes.Structure):
+    """`tenfold_layer` of kernels.h."""
+
+    _fields_ = (
+        ("input_norm", ctypes.c_void_p), ("post_norm", ctypes.c_void_p), ("query_norm", ctypes.c_void_p),
+        ("key_norm", ctypes.c_void_p), ("qkv", NativeLinear), ("output", NativeLinear), ("gate_up", NativeLinear),
+        ("down", NativeLinear), ("pages", ctypes.c_void_p), ("bounds", ctypes.c_void_p), ("rotate", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class NativeModel(ctypes.Structure):
+    """`tenfold_model` of kernels.h."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(NativeLayer)), ("cosine", ctypes.c_void_p), ("sine", ctypes.c_void_p),
+        ("count", ctypes.c_int32), ("hidden", ctypes.c_int32), ("intermediate", ctypes.c_int32),
+        ("eps", ctypes.c_float),
+    )  # fmt: skip
+
+
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-    signatures: dict[str, list[type]] = {
-        "tenfold_attention": [integer, *[pointer] * 5, long, *[pointer] * 2, *[integer] * 4, real],
-        "tenfold_rope_and_write": [integer, *[pointer] * 8, *[integer] * 5],
-        "tenfold_add_rms_norm": [integer, *[pointer] * 4, *[integer] * 2, real],
-        "tenfold_silu_mul": [integer, *[pointer] * 2, *[integer] * 2],
+    batch = ctypes.POINTER(NativeBatch)
+    signatures: dict[str, tuple[list[Any], Any]] = {
+        "tenfold_has_gemm": ([], integer),
+        "tenfold_page_bytes": ([integer, integer], long),
+        "tenfold_plan": ([batch], pointer),
+        "tenfold_plan_free": ([pointer], None),
+        "tenfold_rope_and_write": ([integer, batch, *[pointer] * 6, integer], None),
+        "tenfold_attention": ([integer, batch, *[pointer] * 5], None),
+        "tenfold_read_tokens": ([integer, pointer, pointer, *[integer] * 3, pointer, pointer], None),
+        "tenfold_write_tokens": ([integer, *[pointer] * 3, *[integer] * 3, *[pointer] * 4], None),
+        "tenfold_bounds": ([integer, *[pointer] * 3, *[integer] * 3], None),
+        "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
+        "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
+        "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),
     }
-    library.tenfold_has_gemm.restype = integer
     if library.tenfold_has_gemm():
+        model = ctypes.POINTER(NativeModel)
         signatures |= {
-            "tenfold_pack_bf16": [pointer, integer, integer, pointer],
-            "tenfold_pack_int8": [pointer, integer, integer, *[pointer] * 3],
-            "tenfold_gemm_bf16": [*[pointer] * 4, *[integer] * 4],
-            "tenfold_gemm_int8": [pointer, integer, *[pointer] * 5, *[integer] * 4],
+            "tenfold_pack_bf16": ([pointer, integer, integer, pointer], None),
+            "tenfold_pack_int8": ([pointer, integer, integer, *[pointer] * 3], None),
+            "tenfold_gemm_bf16": ([*[pointer] * 4, *[integer] * 4], None),
+            "tenfold_gemm_int8": ([pointer, integer, *[pointer] * 5, *[integer] * 4], None),
+            "tenfold_scratch": ([model, batch], long),
+            "tenfold_forward": ([model, batch, *[pointer] * 3], None),
+            "tenfold_peak": ([integer], ctypes.c_double),
         }
-    for name, arguments in signatures.items():
+    for name, (arguments, result) in signatures.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, result
     return library

@@ -5,6 +5,9 @@
 //   bf16  [panel][k / 2][32][2]        int8  [panel][k / 4][32][4]
 // Activations of the 8-bit product are quantized per row (token) here, symmetric, and offset to unsigned as the dot
 // instruction wants them; the offset's share is taken off again with the column sums of the weights.
+#include "kernels.h"
+#include "vector.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -12,10 +15,14 @@
 #include <cstring>
 #include <vector>
 
+#include <omp.h>
+
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define TENFOLD_GEMM 1
 #include <immintrin.h>
 #endif
+
+using tenfold::narrow;
 
 extern "C" int tenfold_has_gemm() {
 #ifdef TENFOLD_GEMM
@@ -34,13 +41,19 @@ constexpr int PANEL = 32;
 constexpr int ROWS_BF16 = 12, ROWS_INT8 = 8;
 constexpr int BLOCK = 96;     // rows that share a panel while it is in the cache nearest to the core
 
-inline uint16_t narrow(float x) {
-  uint32_t u; std::memcpy(&u, &x, 4);
-  return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+// What a pass over a panel asks for meanwhile: its share of the panel that this thread works on next. So weights come
+// from memory while all passes compute, not while the first one waits.
+struct Ahead { const char* at; int64_t per_step; };
+inline void prefetch(const Ahead& a, int64_t step) {
+  const char* p = a.at + step * a.per_step;
+  _mm_prefetch(p, _MM_HINT_T1);
+  if (a.per_step > 64) _mm_prefetch(p + 64, _MM_HINT_T1);
 }
 
-// With few rows the weights come from memory; asking for them early keeps the reads going between panels.
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p + 4096, _MM_HINT_T0); }
+// The part of `bytes` at `next` that the pass over rows [at, at + rows) of `count` asks for, in `steps` steps.
+inline Ahead share(const void* next, int64_t bytes, int at, int rows, int count, int steps) {
+  return {(const char*)next + bytes * at / count, bytes * rows / ((int64_t)count * steps)};
+}
 
 struct Out {
   void* base; int64_t stride; int is_float; int columns;  // columns of the whole product
@@ -57,11 +70,12 @@ inline void put(const Out& o, int64_t row, int column, __m512 v) {
 }
 
 template <int MR>
-void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, const Out& o, int64_t row, int column) {
+void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, const Out& o, int64_t row, int column,
+               const Ahead& ahead) {
   __m512 acc[MR][2];
   for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
   for (int i = 0; i < k; i += 2) {
-    if (MR <= 8) { prefetch(panel + (int64_t)i * PANEL); prefetch(panel + (int64_t)i * PANEL + 32); }
+    prefetch(ahead, i / 2);
     const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL);
     const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL + 32);
     for (int r = 0; r < MR; r++) {
@@ -77,12 +91,13 @@ void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, con
 struct Int8 { const uint8_t* rows; const float* row_scales; const float* column_scales; const int32_t* column_sums; };
 
 template <int MR>
-void tile_int8(const Int8& q, int64_t lda, const int8_t* panel, int k, const Out& o, int64_t row, int column) {
+void tile_int8(const Int8& q, int64_t lda, const int8_t* panel, int k, const Out& o, int64_t row, int column,
+               const Ahead& ahead) {
   __m512i acc[MR][2];
   for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
   const uint8_t* a = q.rows + row * lda;
   for (int i = 0; i < k; i += 4) {
-    prefetch(panel + (int64_t)i * PANEL); prefetch(panel + (int64_t)i * PANEL + 64);
+    prefetch(ahead, i / 4);
     const __m512i w0 = _mm512_loadu_si512(panel + (int64_t)i * PANEL);
     const __m512i w1 = _mm512_loadu_si512(panel + (int64_t)i * PANEL + 64);
     for (int r = 0; r < MR; r++) {
@@ -117,17 +132,30 @@ void rows(int count, Tile tile) {  // cut rows into tiles of the sizes that are 
   }
 }
 
-// Hands (row block, panel) tasks to threads as they are free: a thread that was held up costs only its own task.
-template <typename Work>
-void tasks(int m, int panels, Work work, std::atomic<int>& next) {
-  const int blocks = (m + BLOCK - 1) / BLOCK, total = blocks * panels;
-  const int grab = panels > 256 ? 8 : 1;
-  for (int t; (t = next.fetch_add(grab)) < total;)
-    for (int i = t; i < std::min(t + grab, total); i++) {
-      const int first = (i / panels) * BLOCK;
-      work(first, std::min(BLOCK, m - first), i % panels);
+// Shares (row block, panel) tasks out: every thread works through a run of its own, in order, so that it knows which
+// panel comes next; who is done takes from the others, so that a thread that was held up costs only its own task.
+class Shares {
+ public:
+  Shares(int m, int panels) : m_(m), panels_(panels), total_((m + BLOCK - 1) / BLOCK * panels) {}
+  // `work(first row, rows, panel, next panel)`, by every thread of a team.
+  template <typename Work> void run(Work work) {
+    const int team = std::min(omp_get_num_threads(), MOST), me = omp_get_thread_num();
+    for (int turn = 0; turn < team; turn++) {
+      const int whose = (me + turn) % team;
+      const int begin = (int64_t)total_ * whose / team, end = (int64_t)total_ * (whose + 1) / team;
+      for (int i; (i = begin + taken_[whose].count.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        const int first = i / panels_ * BLOCK;
+        work(first, std::min(BLOCK, m_ - first), i % panels_, (i + 1 < end ? i + 1 : i) % panels_);
+      }
     }
-}
+  }
+
+ private:
+  static constexpr int MOST = 64;
+  struct alignas(64) Taken { std::atomic<int> count{0}; };
+  int m_, panels_, total_;
+  Taken taken_[MOST];
+};
 
 // One row to unsigned 8 bits with offset 128; returns its scale.
 template <typename Load>
@@ -189,15 +217,16 @@ void tenfold_pack_int8(const float* weight, int n, int k, int8_t* packed, float*
 void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* bias, void* out, int out_is_float,
                        int m, int n, int k) {
   const Out o{out, n, out_is_float, n, bias};
-  const int panels = (n + PANEL - 1) / PANEL;
-  std::atomic<int> next{0};
+  Shares shares(m, (n + PANEL - 1) / PANEL);
 #pragma omp parallel
-  tasks(m, panels, [&](int first, int count, int p) {
-    const uint16_t* panel = packed + (int64_t)p * PANEL * k;
-    rows<ROWS_BF16>(count, [&](auto size, int at) {
-      tile_bf16<decltype(size)::value>(a + (int64_t)(first + at) * k, k, panel, k, o, first + at, p * PANEL);
+  shares.run([&](int first, int count, int p, int next) {
+    const int64_t size = (int64_t)PANEL * k;
+    rows<ROWS_BF16>(count, [&](auto tile, int at) {
+      constexpr int MR = decltype(tile)::value;
+      tile_bf16<MR>(a + (int64_t)(first + at) * k, k, packed + p * size, k, o, first + at, p * PANEL,
+                    share(packed + next * size, size * 2, at, MR, count, k / 2));
     });
-  }, next);
+  });
 }
 
 void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, const float* scales, const int32_t* sums,
@@ -210,8 +239,7 @@ void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, cons
   float* s = row_scales.data();
   const Out o{out, n, out_is_float, n, bias};
   const Int8 x{q, s, scales, sums};
-  const int panels = (n + PANEL - 1) / PANEL;
-  std::atomic<int> next{0};
+  Shares shares(m, (n + PANEL - 1) / PANEL);
   auto quantize = [&](int r) {
     if (a_is_float) {
       const float* row = (const float*)a + (int64_t)r * k;
@@ -231,14 +259,49 @@ void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, cons
 #pragma omp for schedule(static)
       for (int r = 0; r < m; r++) quantize(r);
     }
-    tasks(m, panels, [&](int first, int count, int p) {
-      const int8_t* panel = packed + (int64_t)p * PANEL * k;
-      rows<ROWS_INT8>(count, [&](auto size, int at) {
-        tile_int8<decltype(size)::value>(x, k, panel, k, o, first + at, p * PANEL);
+    shares.run([&](int first, int count, int p, int next) {
+      const int64_t size = (int64_t)PANEL * k;
+      rows<ROWS_INT8>(count, [&](auto tile, int at) {
+        constexpr int MR = decltype(tile)::value;
+        tile_int8<MR>(x, k, packed + p * size, k, o, first + at, p * PANEL,
+                      share(packed + next * size, size, at, MR, count, k / 4));
       });
-    }, next);
+    });
   }
 }
 
+// Operations per second of the dot instruction alone, on every core: what a product can reach at most. bits: 16 or 8.
+double tenfold_peak(int bits) {
+  constexpr int64_t ROUNDS = 4'000'000;
+  int threads = 1;
+  double seconds = 0;
+#pragma omp parallel
+  {
+    const __m512i x = _mm512_set1_epi32(0x01010101);
+    __m512i a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x;  // eight chains hide the instruction's latency
+#pragma omp single
+    threads = omp_get_num_threads();
+    const double started = omp_get_wtime();
+    auto spin = [&](auto dot) {
+      for (int64_t r = 0; r < ROUNDS; r++) {
+        a = dot(a); b = dot(b); c = dot(c); d = dot(d); e = dot(e); f = dot(f); g = dot(g); h = dot(h);
+        asm volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h));
+      }
+    };
+    if (bits == 8) spin([&](__m512i v) { return _mm512_dpbusd_epi32(v, x, x); });
+    else spin([&](__m512i v) { return (__m512i)_mm512_dpbf16_ps((__m512)v, (__m512bh)x, (__m512bh)x); });
+    const double took = omp_get_wtime() - started;
+#pragma omp critical
+    seconds = std::max(seconds, took);
+  }
+  return (double)ROUNDS * 8 * threads * (bits == 8 ? 128 : 64) / seconds;
+}
+
 }  // extern "C"
+#else  // never called: tenfold_has_gemm() is 0
+extern "C" {
+void tenfold_gemm_bf16(const uint16_t*, const uint16_t*, const float*, void*, int, int, int, int) {}
+void tenfold_gemm_int8(const void*, int, const int8_t*, const float*, const int32_t*, const float*, void*, int, int, int,
+                       int) {}
+}
 #endif

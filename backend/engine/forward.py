@@ -1,0 +1,83 @@
+"""A decoder's layers, and all of them in one kernel call instead of one from Python for every step of every layer."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+
+from backend.engine.attention import Batch, KernelAttention
+from backend.engine.kernels import NativeLayer, NativeModel
+from backend.engine.quantize import KernelLinear, Linear
+from backend.engine.weights import ModelShape
+
+
+@dataclass(slots=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
+    output: Linear
+    post_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class WholeForward:
+    """`Decoder.forward` between the embedding and the last norm, by `tenfold_forward`; the same results to the bit."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        layers: list[Layer],
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+        attention: KernelAttention,
+        kernels: ctypes.CDLL,
+    ) -> None:
+        self.attention, self._kernels, self._hidden = attention, kernels, shape.hidden
+        self._keep = layers, cosine, sine  # what the addresses below belong to
+        self._layers = (NativeLayer * len(layers))()
+        for i, (native, layer) in enumerate(zip(self._layers, layers, strict=True)):
+            native.input_norm, native.post_norm = layer.input_norm.data_ptr(), layer.post_norm.data_ptr()
+            if layer.query_norm is not None and layer.key_norm is not None:
+                native.query_norm, native.key_norm = layer.query_norm.data_ptr(), layer.key_norm.data_ptr()
+            for name in ("qkv", "output", "gate_up", "down"):
+                linear = getattr(layer, name)
+                assert isinstance(linear, KernelLinear)
+                setattr(native, name, linear.native())
+            native.rotate = int(i not in shape.unrotated_layers)
+            native.pages = attention.page_pointer(i)
+        self._model = NativeModel(
+            self._layers, cosine.data_ptr(), sine.data_ptr(), len(layers), shape.hidden, shape.intermediate,
+            shape.norm_eps,
+        )  # fmt: skip
+        self._scratch = torch.empty(0, dtype=torch.bfloat16)
+        self._bounds: torch.Tensor | None = None
+
+    @staticmethod
+    def fits(layers: list[Layer]) -> bool:
+        """Whether every product is the kernels' own."""
+        first = layers[0]
+        return all(isinstance(x, KernelLinear) for x in (first.qkv, first.output, first.gate_up, first.down))
+
+    def __call__(self, batch: Batch, residual: torch.Tensor) -> torch.Tensor:
+        """Bring float32 `residual` [tokens, hidden] up to the last layer; returns what its down projection adds."""
+        native = self.attention.prepare(batch)
+        if self._bounds is not self.attention.bounds:
+            self._bounds = self.attention.bounds
+            for i, layer in enumerate(self._layers):
+                layer.bounds = self.attention.bounds_pointer(i)
+        tokens = residual.shape[0]
+        needed = tokens * self._kernels.tenfold_scratch(self._model, native)
+        if len(self._scratch) < needed:
+            self._scratch = torch.empty(needed, dtype=torch.bfloat16)
+        delta = torch.empty(tokens, self._hidden, dtype=torch.bfloat16)
+        self._kernels.tenfold_forward(
+            self._model, native, residual.data_ptr(), delta.data_ptr(), self._scratch.data_ptr()
+        )
+        return delta

@@ -1,0 +1,84 @@
+// The kernels' C interface: raw pointers, loaded with ctypes; no torch header, so a first build takes seconds.
+// `is_bf16` says what activations are: 1 bf16, 0 float32. `kind` of KV pages: 0 float32, 1 bf16, 2 int8.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+
+// ---- element-wise (elementwise.cpp)
+void tenfold_add_rms_norm(int is_bf16, float* residual, const void* delta, const float* weight, void* out, int tokens,
+                          int width, float eps);
+void tenfold_silu_mul(int is_bf16, const void* gate_up, void* out, int tokens, int width);
+void tenfold_norm_heads(int is_bf16, void* qkv, const float* query_norm, const float* key_norm, int tokens, int heads,
+                        int kv_heads, int head_size, float eps);
+
+// ---- paged attention (attention.cpp)
+struct tenfold_batch {
+  const int64_t* positions;      // [tokens]
+  const int64_t* slots;          // [tokens], block * 16 + offset
+  const int32_t* query_starts;   // [sequences + 1]
+  const int32_t* context_lens;   // [sequences], new tokens included
+  const int32_t* tables;         // [sequences][table_stride]
+  int64_t table_stride;
+  int32_t sequences, tokens;
+  int32_t heads, kv_heads, head_size;
+  int32_t kind;                  // of the pages
+  int32_t keep_percent;          // top-K sparse decode: share of its pages a sequence reads; 100 reads all
+  int32_t share_pages;           // 1: pages that several sequences name are read once for all of them
+};
+int64_t tenfold_page_bytes(int kind, int head_size);  // of one block and one KV head
+void* tenfold_plan(const tenfold_batch* batch);       // what every layer of a step does; free it after the step
+void tenfold_plan_free(void* plan);
+// Splits fused qkv rows, rotates queries and keys, writes keys and values into their pages.
+// `bounds` (or null) keeps each page's largest and smallest key per dimension: bf16 [block][kv_head][2][head_size].
+void tenfold_rope_and_write(int is_bf16, const tenfold_batch* batch, const void* qkv, const float* cosine,
+                            const float* sine, void* query, void* pages, uint16_t* bounds, int rotate);
+void tenfold_attention(int is_bf16, const tenfold_batch* batch, const void* plan, const void* query, const void* pages,
+                       const uint16_t* bounds, void* out);
+// Tokens between their pages and plain float32 rows [tokens][kv_heads][head_size]. Writing rotates the keys by the
+// angles given ([head_size / 2] each; null leaves them as they are), so that a text can be used at another position.
+void tenfold_read_tokens(int kind, const void* pages, const int64_t* slots, int count, int kv_heads, int head_size,
+                         float* keys, float* values);
+void tenfold_write_tokens(int kind, void* pages, uint16_t* bounds, const int64_t* slots, int count, int kv_heads,
+                          int head_size, const float* keys, const float* values, const float* cosine,
+                          const float* sine);
+// Bounds of whole blocks, from their keys.
+void tenfold_bounds(int kind, const void* pages, uint16_t* bounds, const int32_t* blocks, int count, int kv_heads,
+                    int head_size);
+
+// ---- matrix products (gemm.cpp); only where tenfold_has_gemm() is 1
+int tenfold_has_gemm();
+void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* bias, void* out, int out_is_float,
+                       int m, int n, int k);
+void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, const float* scales, const int32_t* sums,
+                       const float* bias, void* out, int out_is_float, int m, int n, int k);
+
+// ---- all layers of a step (forward.cpp); bf16 activations, weights as gemm.cpp packs them
+struct tenfold_linear {
+  const void* packed;
+  const float* scales;      // bits 8
+  const int32_t* sums;      // bits 8
+  const float* bias;        // or null
+  int32_t n, k, bits, unused;
+};
+struct tenfold_layer {
+  const float *input_norm, *post_norm;
+  const float *query_norm, *key_norm;  // or null
+  tenfold_linear qkv, output, gate_up, down;
+  void* pages;
+  uint16_t* bounds;         // null: the layer reads all pages
+  int64_t rotate;
+};
+struct tenfold_model {
+  const tenfold_layer* layers;
+  const float *cosine, *sine;
+  int32_t count, hidden, intermediate;
+  float eps;
+};
+// `residual` [tokens][hidden] goes in as the embeddings and comes out as the last layer's residual; what its
+// down projection adds is in `delta`, bf16. `scratch` holds tokens * tenfold_scratch() bf16 values.
+int64_t tenfold_scratch(const tenfold_model* model, const tenfold_batch* batch);
+void tenfold_forward(const tenfold_model* model, const tenfold_batch* batch, float* residual, uint16_t* delta,
+                     uint16_t* scratch);
+
+}  // extern "C"
