@@ -69,6 +69,8 @@ class Runtime:
                 model=settings.model,
                 embedding_model=settings.embedding_model,
                 cache_dir=settings.cache_dir,
+                prefix_dir=settings.data_dir / "prefix",
+                prefix_disk_bytes=settings.prefix_disk_mb << 20,
                 device=settings.device,
                 kv_cache_bytes=settings.kv_cache_mb << 20,
                 max_model_len=settings.max_model_len,

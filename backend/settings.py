@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     threads: int = Field(0, ge=0, description="Torch threads of the engine; 0 takes every core.")
     kv_cache_mb: int = Field(1024, ge=8)
+    prefix_disk_mb: int = Field(2048, ge=0, description="Most that prompt states kept on disk may take.")
     max_model_len: int | None = Field(None, ge=32)
     token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")

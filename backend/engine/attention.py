@@ -326,6 +326,7 @@ class KernelAttention:
         self, shape: AttentionShape, dtype: torch.dtype, kernels: ctypes.CDLL, *, int8: bool = False
     ) -> None:
         self.shape, self.dtype, self.kernels = shape, dtype, kernels
+        self.name = "C++ paged kernel" + (", 8-bit pages" if int8 else "")
         self.reading = Reading()
         self.kind = 2 if int8 else int(dtype is torch.bfloat16)
         self.is_bf16 = int(dtype is torch.bfloat16)

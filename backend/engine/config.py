@@ -25,6 +25,8 @@ class EngineConfig:
         max_model_len: longest sequence in tokens; None takes the model's own limit.
         token_budget: most tokens one step computes when prefill is chunked.
         threads: torch threads; 0 takes every core.
+        prefix_dir: where KV blocks are kept on disk; None keeps none.
+        prefix_disk_bytes: most that they take there.
         use_kernels: False forces the portable torch path, which is what the kernels are checked against.
     """
 
@@ -36,6 +38,8 @@ class EngineConfig:
     max_model_len: int | None = None
     token_budget: int = 512
     threads: int = 0
+    prefix_dir: Path | None = None
+    prefix_disk_bytes: int = 2 << 30
     use_kernels: bool = True
     switches: Switches = field(default_factory=Switches)
 

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import torch
 
-from backend.engine.attention import Batch
+from backend.engine.attention import Batch, PagedAttention, Reading
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.decoder import Decoder
 from backend.engine.encoder import Encoder
@@ -44,6 +44,7 @@ from backend.engine.messages import (
     StepOutput,
     SwitchesApplied,
 )
+from backend.engine.prefix_store import PrefixStore
 from backend.engine.quantize import resolve_variant
 from backend.engine.sampler import sample
 from backend.engine.scheduler import Scheduled, Scheduler
@@ -55,6 +56,41 @@ log = logging.getLogger("tenfold.engine")
 
 STATS_INTERVAL = 0.25
 """Seconds between unasked statistics while there is work."""
+
+
+class KeptBlocks:
+    """The block cache's way to the disk: the store's files, and the pages they are copied from and to."""
+
+    def __init__(self, files: PrefixStore, attention: PagedAttention) -> None:
+        self.files, self._attention = files, attention
+
+    def has(self, digest: bytes) -> bool:
+        """See `BlockStore.has`."""
+        return self.files.has(digest)
+
+    def restore(self, digest: bytes, tokens: tuple[int, ...], block: int) -> bool:
+        """See `BlockStore.restore`."""
+        pages = self.files.load(digest, tokens)
+        if pages is None:
+            return False
+        self._attention.write_block(block, pages)
+        return True
+
+    def keep(self, digest: bytes, tokens: tuple[int, ...], block: int) -> None:
+        """See `BlockStore.keep`."""
+        if self.files.wants(digest):
+            self.files.save(digest, tokens, self._attention.read_block(block))
+
+    def close(self) -> None:
+        """Let everything reach the disk."""
+        self.files.close()
+
+
+def _reading(switches: Switches) -> Reading:
+    return Reading(
+        keep_percent=switches.sparse_keep_percent if switches.sparse_attention else 100,
+        share_pages=switches.shared_prefix_attention,
+    )
 
 
 class InvalidRequestError(ValueError):
@@ -92,6 +128,7 @@ class EngineCore:
         self._scheduler: Scheduler | None = None
 
         started = time.monotonic()
+        self.store: KeptBlocks | None = None
         self._install(self._load(resolve_variant(self.switches.quantization, self.device)))
         self.encoder: Encoder | None = None
         self.embedding_folder = None
@@ -119,14 +156,27 @@ class EngineCore:
     def _install(self, decoder: Decoder) -> None:
         """Make `decoder` the serving model, with empty pages of its dtype."""
         self.decoder = decoder
-        self.attention = decoder.make_attention()
+        self.attention = decoder.make_attention(int8=self.switches.kv_cache == "int8")
+        self.attention.reading = _reading(self.switches)
         blocks = self.config.kv_cache_bytes // self.attention.block_bytes
         blocks = min(blocks, 1 << 20)
         if blocks < 2:
             raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")
         self.attention.allocate(blocks)
         self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
-        cache = BlockCache(blocks, f"{self.fingerprint}:{decoder.variant}", reuse=self.switches.prefix_cache)
+        identity = f"{self.fingerprint}:{decoder.variant}:{self.attention.name}:{self.attention.block_bytes}"
+        if self.store is not None:
+            self.store.close()
+            self.store = None
+        if self.config.prefix_dir is not None:
+            self.store = KeptBlocks(
+                PrefixStore(
+                    self.config.prefix_dir, identity, self.attention.block_bytes, self.config.prefix_disk_bytes
+                ),
+                self.attention,
+            )
+        cache = BlockCache(blocks, identity, reuse=self.switches.prefix_cache)
+        cache.store = self.store if self.switches.disk_prefix_cache else None
         if self._scheduler is None:
             self._scheduler = Scheduler(cache, self.switches, self.config.token_budget)
         self._scheduler.cache = cache
@@ -174,8 +224,13 @@ class EngineCore:
             self.cache.drop_cached()
             for seq in self.scheduler.running:
                 seq.block_hashes = []  # hashed again from its beginning, or not at all
+        pages_change = switches.kv_cache != self.switches.kv_cache
         self.switches = switches
         self.scheduler.set_switches(switches)
+        self.attention.reading = _reading(switches)
+        self.cache.store = self.store if switches.disk_prefix_cache else None
+        if pages_change:
+            self._replace(self.decoder)
         wanted = resolve_variant(switches.quantization, self.device)
         if wanted != (self._loading or self.decoder.variant):
             if wanted == self.decoder.variant:
@@ -216,13 +271,21 @@ class EngineCore:
             self.switches = self.switches.updated({"quantization": self.decoder.variant})
             self._say_switches(error)
             return
-        # Running sequences read their tokens again with the new weights: half a sequence under each would be neither.
+        self._replace(decoder)
+        self._say_switches()
+
+    def _replace(self, decoder: Decoder) -> None:
+        """Put other weights or pages in place; running sequences read their tokens again, half under each is neither."""
         for seq in reversed(list(self.scheduler.running)):
             self.scheduler.preempt(seq)
         del self.attention
         self._install(decoder)
         gc.collect()
-        self._say_switches()
+
+    def close(self) -> None:
+        """Let what is still to be kept reach the disk."""
+        if self.store is not None:
+            self.store.close()
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
@@ -378,6 +441,8 @@ class EngineCore:
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
         self.steps += 1
+        reading = sum(item.tokens for item in scheduled if item.reads)
+        self.scheduler.pace.learn(sum(1 for item in scheduled if not item.reads), reading, elapsed)
         share = elapsed / sum(item.tokens for item in scheduled)
         for item in scheduled:
             item.seq.compute_seconds += share * item.tokens
@@ -502,6 +567,8 @@ class EngineCore:
             embedding_seconds=self.embedding_seconds,
             variant=self.decoder.variant,
             memory_bytes=self._process.memory_info().rss,
+            disk_tokens=self.store.files.loaded_tokens if self.store else 0,
+            disk_bytes=self.store.files.size if self.store else 0,
         )
 
 
@@ -538,6 +605,8 @@ def serve(connection: Connection, config: EngineConfig) -> None:
                 core.step()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         log.info("the other end is gone; ending")
+    finally:
+        core.close()
 
 
 def main() -> None:

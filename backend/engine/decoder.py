@@ -173,12 +173,15 @@ class Decoder:
         self.forward(batch, attention)
         return peaks
 
-    def make_attention(self) -> PagedAttention:
-        """The attention that fits this device, for `allocate` and `forward`."""
+    def make_attention(self, *, int8: bool = False) -> PagedAttention:
+        """The attention that fits this device, for `allocate` and `forward`.
+
+        `int8` asks for keys and values in 8 bits, which only the CPU kernel has; elsewhere it changes nothing.
+        """
         if self.device.type == "cuda" and VarlenAttention.supported() and self.dtype is torch.bfloat16:
             return VarlenAttention(self.attention_shape, self.dtype, self.device)
         if self._kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
-            return KernelAttention(self.attention_shape, self.dtype, self._kernels)
+            return KernelAttention(self.attention_shape, self.dtype, self._kernels, int8=int8)
         return GatherAttention(self.attention_shape, self.dtype, self.device)
 
     def _whole(self, attention: PagedAttention) -> WholeForward | None:

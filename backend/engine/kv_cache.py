@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict, deque
+from typing import Protocol
 
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.sequence import Sequence
@@ -25,6 +26,22 @@ class Block:
         self.tokens: tuple[int, ...] = ()
 
 
+class BlockStore(Protocol):
+    """Where blocks outlive memory: `PrefixStore` with the pages' own copying behind it."""
+
+    def has(self, digest: bytes) -> bool:
+        """Whether a block is kept."""
+        ...
+
+    def restore(self, digest: bytes, tokens: tuple[int, ...], block: int) -> bool:
+        """Bring a block's contents back into the pages of `block`; False where they are gone or corrupt."""
+        ...
+
+    def keep(self, digest: bytes, tokens: tuple[int, ...], block: int) -> None:
+        """Keep a block's contents, if they are not kept yet."""
+        ...
+
+
 def chain(parent: bytes, tokens: list[int]) -> bytes:
     """128-bit hash of a full block that follows the block hashed `parent`."""
     return hashlib.blake2b(array("q", tokens).tobytes(), key=parent[:64], digest_size=16).digest()
@@ -37,9 +54,13 @@ class BlockCache:
         total: number of blocks.
         fingerprint: identifies weights and precision; blocks of another model never match.
         reuse: False switches prefix reuse off; nothing is hashed then.
+        store: keeps blocks beyond memory; None keeps none.
     """
 
-    def __init__(self, total: int, fingerprint: str, *, reuse: bool = True) -> None:
+    def __init__(
+        self, total: int, fingerprint: str, *, reuse: bool = True, store: BlockStore | None = None
+    ) -> None:
+        self.store = store
         self.total = total
         self.fingerprint = fingerprint
         self.reuse = reuse
@@ -71,9 +92,13 @@ class BlockCache:
     def _root(self, salt: str) -> bytes:
         return hashlib.blake2b(f"{self.fingerprint}\0{salt}".encode(), digest_size=16).digest()
 
-    def match(self, seq: Sequence) -> tuple[list[int], list[bytes]]:
-        """Find the longest cached prefix of a sequence in whole blocks, leaving at least one token to compute."""
-        found: list[int] = []
+    def match(self, seq: Sequence) -> tuple[list[int | None], list[bytes]]:
+        """Find the longest cached prefix of a sequence in whole blocks, leaving at least one token to compute.
+
+        Returns:
+            The block of each, None for one that only the store has, and their digests.
+        """
+        found: list[int | None] = []
         digests: list[bytes] = []
         if not self.reuse:
             return found, digests
@@ -82,7 +107,9 @@ class BlockCache:
             tokens = seq.tokens[start : start + BLOCK_SIZE]
             parent = chain(parent, tokens)
             index = self._by_digest.get(parent)
-            if index is None or self._blocks[index].tokens != tuple(tokens):
+            if index is not None and self._blocks[index].tokens != tuple(tokens):
+                break
+            if index is None and (self.store is None or not self.store.has(parent)):
                 break
             found.append(index)
             digests.append(parent)
@@ -91,23 +118,44 @@ class BlockCache:
     def can_admit(self, seq: Sequence, tokens: int) -> bool:
         """Whether `tokens` tokens of a waiting sequence fit, counting what a prefix match would share."""
         found, _ = self.match(seq)
-        idle_matches = sum(1 for index in found if self._blocks[index].refs == 0)
-        needed = seq.blocks_for(max(tokens, len(found) * BLOCK_SIZE + 1)) - len(found)
+        shared = [index for index in found if index is not None]
+        idle_matches = sum(1 for index in shared if self._blocks[index].refs == 0)
+        needed = seq.blocks_for(max(tokens, len(found) * BLOCK_SIZE + 1)) - len(shared)
         return needed <= self.available - idle_matches
 
     def admit(self, seq: Sequence) -> int:
         """Give a sequence the blocks of its cached prefix; returns the number of tokens that need no computing."""
         found, digests = self.match(seq)
-        for index in found:
-            block = self._blocks[index]
-            if block.refs == 0:
-                del self._cached[index]
-            block.refs += 1
+        for index in found:  # all of them before any is taken for what the store brings
+            if index is not None:
+                if self._blocks[index].refs == 0:
+                    del self._cached[index]
+                self._blocks[index].refs += 1
+        for position, (index, digest) in enumerate(zip(found, digests, strict=True)):
+            if index is None:
+                tokens = tuple(seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE])
+                index = self._restore(digest, tokens)
+            if index is None:
+                for other in found[position:]:
+                    if other is not None:
+                        self._unhold(other)
+                break
             seq.block_row[len(seq.blocks)] = index
             seq.blocks.append(index)
-        seq.block_hashes = digests
-        seq.computed = len(found) * BLOCK_SIZE
+        seq.block_hashes = digests[: len(seq.blocks)]
+        seq.computed = len(seq.blocks) * BLOCK_SIZE
         return seq.computed
+
+    def _restore(self, digest: bytes, tokens: tuple[int, ...]) -> int | None:
+        assert self.store is not None
+        index = self._take()
+        if not self.store.restore(digest, tokens, index):
+            self._unhold(index)
+            return None
+        block = self._blocks[index]
+        block.digest, block.tokens = digest, tokens
+        self._by_digest[digest] = index
+        return index
 
     def can_grow(self, seq: Sequence, tokens: int) -> bool:
         """Whether the block table can be made to hold `tokens` tokens."""
@@ -153,17 +201,23 @@ class BlockCache:
     def release(self, seq: Sequence) -> None:
         """Take a sequence's blocks back. The deepest block goes first, so that shared beginnings live longest."""
         for index in reversed(seq.blocks):
-            block = self._blocks[index]
-            block.refs -= 1
-            if block.refs == 0:
-                if block.digest is not None and self.reuse:
-                    self._cached[index] = None
-                else:
-                    self._forget(index)
-                    self._free.append(index)
+            self._unhold(index)
         seq.blocks.clear()
         seq.block_hashes = []
         seq.computed = 0
+
+    def _unhold(self, index: int) -> None:
+        block = self._blocks[index]
+        block.refs -= 1
+        if block.refs:
+            return
+        if block.digest is not None and self.reuse:
+            self._cached[index] = None
+            if self.store is not None:
+                self.store.keep(block.digest, block.tokens, index)
+        else:
+            self._forget(index)
+            self._free.append(index)
 
     def drop_cached(self) -> None:
         """Forget every cached block, and every known content: after a weight swap nothing may match."""

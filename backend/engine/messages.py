@@ -215,3 +215,5 @@ class Stats:
     embedding_seconds: float
     variant: str
     memory_bytes: int
+    disk_tokens: int = 0  # of cached_tokens, brought back from disk
+    disk_bytes: int = 0

@@ -21,6 +21,33 @@ SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 
 
+STALL = 0.8
+"""How much longer than a plain decode step a step may take for the sake of a long prompt, as a share of it."""
+SMALLEST_CHUNK = 8
+
+
+class Pace:
+    """How many tokens of a long prompt fit beside a decode step without anybody noticing; learnt from steps run."""
+
+    def __init__(self) -> None:
+        self._decode = 0.0  # seconds of a step in which nobody reads a prompt
+        self._token = 0.0  # seconds that a prompt's token adds to it
+
+    def learn(self, decoding: int, reading: int, seconds: float) -> None:
+        """Take in a step: sequences that decoded, prompt tokens read beside them, and its time."""
+        if decoding and not reading:
+            self._decode = seconds if not self._decode else 0.7 * self._decode + 0.3 * seconds
+        elif decoding and self._decode:
+            each = max(seconds - self._decode, 0.05 * self._decode) / reading
+            self._token = each if not self._token else 0.7 * self._token + 0.3 * each
+
+    def room(self) -> int:
+        """Tokens of long prompts that the next step may read."""
+        if not self._decode or not self._token:
+            return 2 * SMALLEST_CHUNK
+        return max(SMALLEST_CHUNK, int(STALL * self._decode / self._token))
+
+
 @dataclass(slots=True)
 class Scheduled:
     """A sequence and how many of its next tokens this step computes."""
@@ -28,6 +55,7 @@ class Scheduled:
     seq: Sequence
     tokens: int
     draft: list[int] = field(default_factory=list)  # the last of `tokens`, guessed and to be checked
+    reads: bool = False  # a prompt (or what a preemption lost), rather than the next token
 
 
 class Scheduler:
@@ -46,6 +74,7 @@ class Scheduler:
         self.waiting: dict[str, deque[Sequence]] = {REALTIME: deque(), BATCH: deque()}
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self.pace = Pace()
         self._gap: float | None = None  # smoothed seconds between arrivals
         self._last_arrival = 0.0
         self._hold_since: float | None = None
@@ -96,7 +125,7 @@ class Scheduler:
         def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
             nonlocal budget
             self.cache.grow(seq, seq.computed + tokens)
-            batch.append(Scheduled(seq, tokens, draft or []))
+            batch.append(Scheduled(seq, tokens, draft or [], reads=seq.remaining > 1))
             chosen.add(seq.request_id)
             budget -= tokens
 
@@ -107,11 +136,23 @@ class Scheduler:
                 if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
                     draft = []
                 take(seq, 1 + len(draft), draft)
+        waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in batch)
+        paced = self.pace.room() if self.switches.chunked_prefill and waited_for else budget
+
+        def portion(seq: Sequence) -> int:
+            """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
+            nonlocal paced
+            if seq.length <= self.token_budget:
+                return min(seq.remaining, budget)
+            tokens = min(seq.remaining, budget, paced)
+            paced -= tokens
+            return tokens
+
         for seq in self._by_urgency(self.running):
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
-            tokens = min(seq.remaining, budget)
-            if self._make_room(seq, seq.computed + tokens, chosen):
+            tokens = portion(seq)
+            if tokens and self._make_room(seq, seq.computed + tokens, chosen):
                 take(seq, tokens)
         self._yield_to_realtime(chosen, batch)
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
@@ -120,8 +161,8 @@ class Scheduler:
                 candidate = self._next_waiting()
                 if candidate is None or not self._admit(candidate):
                     break
-                if budget > 0:
-                    take(candidate, min(candidate.remaining, budget))
+                if budget > 0 and (tokens := portion(candidate)):
+                    take(candidate, tokens)
         return batch
 
     def _speculates(self) -> bool:

@@ -89,6 +89,12 @@ class Switches:
         label="Prefix cache",
         help="Prompt states are kept and used again by any request that begins with the same tokens. Exact.",
     )
+    disk_prefix_cache: bool = _switch(
+        True,
+        group="Caches",
+        label="Prefix cache on disk",
+        help="Prompt states are kept on disk too, and used again after a restart. Exact.",
+    )
     embedding_cache: bool = _switch(
         True,
         group="Caches",
@@ -100,9 +106,39 @@ class Switches:
         group="Precision",
         label="Weights",
         acts="in the background",
-        choices=("auto", "fp32", "bf16", "int8"),
+        choices=("auto", "fp32", "bf16", "int8", "mixed", "nf4", "bnb-int8"),
         help="How weights are held. auto: bf16 where the processor has the instructions, else fp32. int8 halves the "
-        "memory read per token; its effect on the answers is measured, see the README.",
+        "memory read per token; mixed is int8 with the layers that suffer most kept in 16 bits, found by measuring "
+        "once per model. nf4 and bnb-int8 are bitsandbytes' formats: the least memory, slower on a processor.",
+    )
+    kv_cache: str = _switch(
+        "auto",
+        group="Precision",
+        label="Keys and values",
+        choices=("auto", "int8"),
+        help="int8 halves the memory of every sequence and what long contexts read per token, at a small price in "
+        "accuracy (see the README). auto holds them as the model computes.",
+    )
+    shared_prefix_attention: bool = _switch(
+        True,
+        group="Attention",
+        label="Shared-prefix attention",
+        help="Pages that several requests of a step have in common are read once for all of them. Exact.",
+    )
+    sparse_attention: bool = _switch(
+        False,
+        group="Attention",
+        label="Top-K sparse attention",
+        help="A decode step reads only the pages of a long context whose keys can matter most. Not exact; see the "
+        "README for how often the tokens stay the same.",
+    )
+    sparse_keep_percent: int = _switch(
+        25,
+        group="Attention",
+        label="Pages read by sparse attention (%)",
+        low=5,
+        high=100,
+        help="Of every sequence longer than 16 pages of 16 tokens.",
     )
 
     def updated(self, changes: dict[str, Any]) -> Switches:
@@ -148,7 +184,9 @@ PRESETS: dict[str, Switches] = {
         dual_path=False,
         speculation="off",
         prefix_cache=False,
+        disk_prefix_cache=False,
         embedding_cache=False,
+        shared_prefix_attention=False,
         quantization="fp32",
     ),
     "Balanced": Switches(),
