@@ -92,6 +92,7 @@ class PagedAttention(Protocol):
     """Owns the page tensors of every layer; writes new keys and values and attends over block tables."""
 
     name: str
+    scattered: bool  # whether a step's tokens of one sequence may leave positions out
     block_bytes: int
     reading: Reading
 
@@ -171,6 +172,7 @@ class GatherAttention:
     """Portable: pages gathered into a padded tensor, then `scaled_dot_product_attention`. The kernels' reference."""
 
     name = "gather + SDPA"
+    scattered = True
 
     def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
@@ -246,7 +248,7 @@ class GatherAttention:
                 k = self.keys[layer][pages].flatten(0, 1)[:context]
                 v = self.values[layer][pages].flatten(0, 1)[:context]
                 q = query[begin:end]
-                rows = torch.arange(context - (end - begin), context, device=self.device).unsqueeze(1)
+                rows = batch.positions[begin:end].unsqueeze(1)
                 mask = torch.arange(context, device=self.device).unsqueeze(0) <= rows
                 out[begin:end] = F.scaled_dot_product_attention(
                     q.transpose(0, 1).unsqueeze(0),
@@ -274,6 +276,7 @@ class VarlenAttention(GatherAttention):
     """CUDA: FlashAttention reads the pages through block tables (`torch.nn.attention.varlen`, torch ≥ 2.12)."""
 
     name = "FlashAttention over block tables"
+    scattered = False  # its causal mask knows no gaps
 
     @staticmethod
     def supported() -> bool:
@@ -319,6 +322,8 @@ class KernelAttention:
         kernels: the C++ library.
         int8: hold keys and values in 8 bits, one scale per token and head: half the bytes of bf16.
     """
+
+    scattered = True
 
     name = "C++ paged kernel"
 

@@ -27,6 +27,7 @@ class EngineConfig:
         threads: torch threads; 0 takes every core.
         prefix_dir: where KV blocks are kept on disk; None keeps none.
         prefix_disk_bytes: most that they take there.
+        chunk_cache_bytes: most that states of recurring texts take in memory.
         use_kernels: False forces the portable torch path, which is what the kernels are checked against.
     """
 
@@ -40,6 +41,7 @@ class EngineConfig:
     threads: int = 0
     prefix_dir: Path | None = None
     prefix_disk_bytes: int = 2 << 30
+    chunk_cache_bytes: int = 256 << 20
     use_kernels: bool = True
     switches: Switches = field(default_factory=Switches)
 

@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from backend.engine.attention import Batch, PagedAttention, Reading
+from backend.engine.chunk_cache import ChunkCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.decoder import Decoder
 from backend.engine.encoder import Encoder
@@ -129,6 +130,7 @@ class EngineCore:
 
         started = time.monotonic()
         self.store: KeptBlocks | None = None
+        self.chunks: ChunkCache | None = None
         self._install(self._load(resolve_variant(self.switches.quantization, self.device)))
         self.encoder: Encoder | None = None
         self.embedding_folder = None
@@ -151,7 +153,9 @@ class EngineCore:
     # ---- models --------------------------------------------------------------------------------------------------
 
     def _load(self, variant: str) -> Decoder:
-        return Decoder(self.folder, variant, self.device, self.kernels, self.config.max_model_len)
+        return Decoder(
+            self.folder, variant, self.device, self.kernels, self.config.max_model_len, self.config.cache_dir
+        )
 
     def _install(self, decoder: Decoder) -> None:
         """Make `decoder` the serving model, with empty pages of its dtype."""
@@ -180,6 +184,23 @@ class EngineCore:
         if self._scheduler is None:
             self._scheduler = Scheduler(cache, self.switches, self.config.token_budget)
         self._scheduler.cache = cache
+        self._set_chunks()
+
+    def _set_chunks(self) -> None:
+        """Begin or end the reuse of texts at other positions, as the switch says."""
+        if not self.switches.chunk_reuse or not self.attention.scattered:
+            self.chunks = self.scheduler.fill = None
+            return
+        decoder = self.decoder
+        chunks = ChunkCache(
+            self.config.chunk_cache_bytes, decoder.cosine, decoder.sine, decoder.shape.unrotated_layers
+        )
+
+        def fill(seq: Sequence) -> int:
+            chunks.plan(seq, self.switches.chunk_recompute_percent, self.attention)
+            return seq.length - seq.computed - len(seq.pending) if seq.pending else 0
+
+        self.chunks, self.scheduler.fill = chunks, fill
 
     @property
     def scheduler(self) -> Scheduler:
@@ -229,6 +250,8 @@ class EngineCore:
         self.scheduler.set_switches(switches)
         self.attention.reading = _reading(switches)
         self.cache.store = self.store if switches.disk_prefix_cache else None
+        if (self.chunks is not None) != switches.chunk_reuse:
+            self._set_chunks()
         if pages_change:
             self._replace(self.decoder)
         wanted = resolve_variant(switches.quantization, self.device)
@@ -275,7 +298,7 @@ class EngineCore:
         self._say_switches()
 
     def _replace(self, decoder: Decoder) -> None:
-        """Put other weights or pages in place; running sequences read their tokens again, half under each is neither."""
+        """Put other weights or pages in place; what runs is read again: half a sequence under each is neither."""
         for seq in reversed(list(self.scheduler.running)):
             self.scheduler.preempt(seq)
         del self.attention
@@ -426,7 +449,11 @@ class EngineCore:
         for item in scheduled:
             if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
                 self.prompt_tokens += min(item.tokens, item.seq.prompt_len - item.seq.computed)
-            item.seq.computed += item.tokens - len(item.draft)
+            item.seq.advance(item.tokens - len(item.draft))
+        if self.chunks is not None:
+            for item in complete:
+                if item.seq.segments and item.seq.output_len == 0 and item.seq.exact is None:
+                    self.chunks.learn(item.seq, self.attention)
         if any(item.draft for item in complete):
             produced = self._check_drafts(complete, logits)
         else:
@@ -441,8 +468,8 @@ class EngineCore:
         elapsed = time.monotonic() - started
         self.busy_seconds += elapsed
         self.steps += 1
-        reading = sum(item.tokens for item in scheduled if item.reads)
-        self.scheduler.pace.learn(sum(1 for item in scheduled if not item.reads), reading, elapsed)
+        reading = [item.tokens for item in scheduled if item.reads]
+        self.scheduler.pace.learn(len(scheduled) - len(reading), sum(reading), elapsed)
         share = elapsed / sum(item.tokens for item in scheduled)
         for item in scheduled:
             item.seq.compute_seconds += share * item.tokens
@@ -478,30 +505,35 @@ class EngineCore:
         """Flatten the scheduled tokens of every sequence into one batch."""
         count = len(scheduled)
         counts = np.fromiter((item.tokens for item in scheduled), dtype=np.int64, count=count)
-        past = np.fromiter((item.seq.computed for item in scheduled), dtype=np.int64, count=count)
         starts = np.zeros(count + 1, dtype=np.int32)
         np.cumsum(counts, out=starts[1:])
-        contexts = past + counts
-        width = int(-(-contexts.max() // BLOCK_SIZE))
-        tables = np.zeros((count, width), dtype=np.int32)
         total = int(starts[-1])
-        token_ids = np.empty(total, dtype=np.int64)
+        token_ids, positions = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
         last: list[int] = []
         for i, item in enumerate(scheduled):
-            seq = item.seq
-            used = len(seq.blocks)
-            tables[i, : min(used, width)] = seq.block_row[: min(used, width)]
+            seq, begin, end = item.seq, int(starts[i]), int(starts[i + 1])
             known = item.tokens - len(item.draft)
-            token_ids[starts[i] : starts[i + 1]] = seq.tokens[seq.computed : seq.computed + known] + item.draft
+            if seq.pending:
+                chosen = seq.pending[:known]
+                token_ids[begin:end] = [seq.tokens[at] for at in chosen]
+                positions[begin:end] = chosen
+            else:
+                token_ids[begin:end] = seq.tokens[seq.computed : seq.computed + known] + item.draft
+                positions[begin:end] = np.arange(seq.computed, seq.computed + item.tokens)
             if known == seq.remaining:
-                last.extend(range(int(starts[i]) + known - 1, int(starts[i + 1])))
+                last.extend(range(begin + known - 1, end))
+        contexts = positions[starts[1:] - 1] + 1
+        width = int(-(-contexts.max() // BLOCK_SIZE))
+        tables = np.zeros((count, width), dtype=np.int32)
+        for i, item in enumerate(scheduled):
+            used = min(len(item.seq.blocks), width)
+            tables[i, :used] = item.seq.block_row[:used]
         owner = np.repeat(np.arange(count), counts)
-        positions = np.arange(total) - starts[owner] + past[owner]
         slots = tables[owner, positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
         to = self.device
         return Batch(
             token_ids=torch.from_numpy(token_ids).to(to),
-            positions=torch.from_numpy(positions.astype(np.int64)).to(to),
+            positions=torch.from_numpy(positions).to(to),
             slots=torch.from_numpy(slots).to(to),
             query_starts=torch.from_numpy(starts).to(to),
             context_lens=torch.from_numpy(contexts.astype(np.int32)).to(to),
@@ -569,6 +601,7 @@ class EngineCore:
             memory_bytes=self._process.memory_info().rss,
             disk_tokens=self.store.files.loaded_tokens if self.store else 0,
             disk_bytes=self.store.files.size if self.store else 0,
+            chunk_tokens=self.chunks.reused_tokens if self.chunks else 0,
         )
 
 

@@ -22,9 +22,30 @@ from backend.engine.attention import (
 )
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.forward import Layer, WholeForward
-from backend.engine.quantize import DenseLinear, Linear, linear_factory, resolve_variant
+from backend.engine.packed import (
+    LINEARS,
+    layers_file,
+    load_layers,
+    load_sensitivity,
+    save_layers,
+    save_sensitivity,
+    sensitive_file,
+)
+from backend.engine.quantize import (
+    LOW_BITS,
+    DenseLinear,
+    KernelLinear,
+    Linear,
+    LinearFactory,
+    linear_factory,
+    resolve_variant,
+)
 from backend.engine.smooth import Peaks, calibration_ids, smooth
 from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
+from backend.models.checkpoint import fingerprint
+
+KEPT_HIGH = 0.05
+"""Share of the linear layers that `mixed` keeps in 16 bits: those that suffer most from 8."""
 
 
 class TorchOps:
@@ -84,10 +105,11 @@ class Decoder:
 
     Args:
         folder: Hugging Face folder.
-        variant: "fp32", "bf16" or "int8".
+        variant: "fp32", "bf16", "int8", "mixed", "nf4" or "bnb-int8".
         device: where it runs.
         kernels: the C++ library, or None for the portable path.
         max_positions: longest sequence to prepare rotary tables for.
+        cache_dir: where quantized layers are kept between starts; None keeps none.
     """
 
     def __init__(
@@ -97,15 +119,18 @@ class Decoder:
         device: torch.device,
         kernels: ctypes.CDLL | None,
         max_positions: int | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         self.shape: ModelShape = read_shape(folder)
         self.variant, self.device = variant, device
-        self.dtype, make_linear = linear_factory(variant, device, kernels)
-        self.max_positions = min(max_positions or self.shape.max_positions, self.shape.max_positions)
-        self.cosine, self.sine = rotary_tables(self.shape, self.max_positions, device)
         s = self.shape
+        self._folder, self._cache_dir, self._kernels = folder, cache_dir, kernels
+        self._low = variant in LOW_BITS and device.type == "cpu"
+        self.high = self._sensitive_layers() if variant == "mixed" and self._low else frozenset()
+        self.dtype, make_linear = linear_factory(variant, device, kernels, self.high)
+        self.max_positions = min(max_positions or s.max_positions, s.max_positions)
+        self.cosine, self.sine = rotary_tables(s, self.max_positions, device)
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
-        self._kernels = kernels
         self._whole_forward: WholeForward | None = None
         fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
         self.ops: TorchOps | KernelOps = KernelOps(kernels) if fits and kernels is not None else TorchOps()
@@ -113,44 +138,68 @@ class Decoder:
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
         weights = dict(tensors(folder))
-        if variant == "int8" and device.type == "cpu":
-            weights = smooth(weights, s, _calibrate(folder, device, kernels))
-
-        def dense(name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-            if name not in weights:
-                raise UnsupportedModelError(f"{folder.name}: weight {name} is missing.")
-            return weights[name].to(device, dtype or self.dtype)
-
-        def fused(*names: str) -> Linear:
-            biases = [weights.get(f"{name}.bias") for name in names]
-            present = [bias for bias in biases if bias is not None]
-            bias = torch.cat(present) if len(present) == len(names) else None
-            return make_linear(torch.cat([weights[f"{name}.weight"] for name in names]), bias)
-
-        self.embedding = dense("model.embed_tokens.weight")
-        self.layers: list[Layer] = []
-        for i in range(s.layers):
-            at = f"model.layers.{i}"
-            normed = f"{at}.self_attn.q_norm.weight" in weights
-            self.layers.append(
-                Layer(
-                    input_norm=dense(f"{at}.input_layernorm.weight", torch.float32),
-                    qkv=fused(*(f"{at}.self_attn.{x}_proj" for x in "qkv")),
-                    query_norm=dense(f"{at}.self_attn.q_norm.weight", torch.float32) if normed else None,
-                    key_norm=dense(f"{at}.self_attn.k_norm.weight", torch.float32) if normed else None,
-                    output=fused(f"{at}.self_attn.o_proj"),
-                    post_norm=dense(f"{at}.post_attention_layernorm.weight", torch.float32),
-                    gate_up=fused(f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-                    down=fused(f"{at}.mlp.down_proj"),
-                )
-            )
-        self.final_norm = dense("model.norm.weight", torch.float32)
+        self.embedding = self._dense(weights, "model.embed_tokens.weight", self.dtype)
+        self.final_norm = self._dense(weights, "model.norm.weight", torch.float32)
         if s.tied or "lm_head.weight" not in weights:
             shares = self.device.type != "cpu" or self.dtype is torch.float32
             tied = weights["model.embed_tokens.weight"]
             self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None, logits=True)
         else:
             self.head = make_linear(weights["lm_head.weight"], weights.get("lm_head.bias"), logits=True)
+        self.layers = self._kept_layers() or self._make_layers(weights, make_linear)
+
+    def _dense(self, weights: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> torch.Tensor:
+        if name not in weights:
+            raise UnsupportedModelError(f"{self._folder.name}: weight {name} is missing.")
+        return weights[name].to(self.device, dtype)
+
+    def _make_layers(self, weights: dict[str, torch.Tensor], make_linear: LinearFactory) -> list[Layer]:
+        if self._low:
+            weights = smooth(weights, self.shape, _calibrate(self._folder, self.device, self._kernels))
+
+        def fused(name: str, *parts: str) -> Linear:
+            biases = [weights.get(f"{part}.bias") for part in parts]
+            present = [bias for bias in biases if bias is not None]
+            bias = torch.cat(present) if len(present) == len(parts) else None
+            return make_linear(torch.cat([weights[f"{part}.weight"] for part in parts]), bias, name=name)
+
+        layers = []
+        for i in range(self.shape.layers):
+            at = f"model.layers.{i}"
+            normed = f"{at}.self_attn.q_norm.weight" in weights
+            layers.append(
+                Layer(
+                    input_norm=self._dense(weights, f"{at}.input_layernorm.weight", torch.float32),
+                    qkv=fused(f"{i}.qkv", *(f"{at}.self_attn.{x}_proj" for x in "qkv")),
+                    query_norm=self._dense(weights, f"{at}.self_attn.q_norm.weight", torch.float32) if normed else None,
+                    key_norm=self._dense(weights, f"{at}.self_attn.k_norm.weight", torch.float32) if normed else None,
+                    output=fused(f"{i}.output", f"{at}.self_attn.o_proj"),
+                    post_norm=self._dense(weights, f"{at}.post_attention_layernorm.weight", torch.float32),
+                    gate_up=fused(f"{i}.gate_up", f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
+                    down=fused(f"{i}.down", f"{at}.mlp.down_proj"),
+                )
+            )
+        if self._low and self._cache_dir is not None and WholeForward.fits(layers):
+            save_layers(self._file(self._cache_dir), layers)
+        return layers
+
+    def _file(self, cache_dir: Path) -> Path:
+        return layers_file(cache_dir, fingerprint(self._folder), self.variant)
+
+    def _kept_layers(self) -> list[Layer] | None:
+        """Quantized layers from an earlier start."""
+        if not self._low or self._cache_dir is None or self._kernels is None or not KernelLinear.usable(self._kernels):
+            return None
+        return load_layers(self._file(self._cache_dir), self.shape.layers, self._kernels)
+
+    def _sensitive_layers(self) -> frozenset[str]:
+        file = None if self._cache_dir is None else sensitive_file(self._cache_dir, fingerprint(self._folder))
+        costs = load_sensitivity(file) if file is not None else None
+        if costs is None:
+            costs = measure_sensitivity(self._folder, self.device, self._kernels)
+            if file is not None:
+                save_sensitivity(file, costs)
+        return frozenset(sorted(costs, key=lambda name: -costs[name])[: max(1, round(len(costs) * KEPT_HIGH))])
 
     def record_peaks(self, token_ids: list[int]) -> Peaks:
         """Run a text through the model and return the largest magnitude of every linear layer's input channels."""
@@ -162,6 +211,8 @@ class Decoder:
                 return linear(x)
 
             return call
+
+        self._whole_forward = None  # it would not call them
 
         for i, layer in enumerate(self.layers):
             for name in ("qkv", "output", "gate_up", "down"):
@@ -186,9 +237,11 @@ class Decoder:
 
     def _whole(self, attention: PagedAttention) -> WholeForward | None:
         """All layers in one call, where every layer and the attention are the kernels' own."""
-        if not isinstance(attention, KernelAttention) or self._kernels is None or not WholeForward.fits(self.layers):
+        if not isinstance(attention, KernelAttention) or self._kernels is None:
             return None
         if self._whole_forward is None or self._whole_forward.attention is not attention:
+            if not WholeForward.fits(self.layers):
+                return None
             self._whole_forward = WholeForward(
                 self.shape, self.layers, self.cosine, self.sine, attention, self._kernels
             )
@@ -230,3 +283,41 @@ def _calibrate(folder: Path, device: torch.device, kernels: ctypes.CDLL | None) 
     decoder = Decoder(folder, resolve_variant("auto", device), device, kernels)
     ids = calibration_ids(folder)[: decoder.max_positions]
     return decoder.record_peaks(ids)
+
+
+def measure_sensitivity(
+    folder: Path, device: torch.device, kernels: ctypes.CDLL | None, tokens: int = 384
+) -> dict[str, float]:
+    """What holding one layer alone in 8 bits does to the model's predictions.
+
+    Returns:
+        For every linear layer ("3.down", say) the mean Kullback-Leibler divergence, in nats a token, of the
+        calibration text's next-token distributions from those with every layer in 16 bits.
+    """
+    low = Decoder(folder, "int8", device, kernels)
+    # The smoothed model in 16 bits is the same function as the model itself, so layers can be exchanged one by one.
+    high = Decoder(folder, resolve_variant("auto", device), device, kernels)
+    _, make = linear_factory(high.variant, device, kernels)
+    low._low, low._cache_dir = True, None
+    smoothed = low._make_layers(dict(tensors(folder)), make)
+    ids = calibration_ids(folder)[: min(tokens, high.max_positions)]
+    blocks = -(-len(ids) // BLOCK_SIZE)
+
+    def predictions() -> torch.Tensor:
+        attention = high.make_attention()
+        attention.allocate(blocks)
+        high._whole_forward = None  # it holds the layers' addresses
+        logits = high.forward(whole_sequence(ids, blocks, torch.arange(0, len(ids), 4)), attention)
+        return torch.log_softmax(logits, dim=-1)
+
+    high.layers = smoothed
+    reference = predictions()
+    costs: dict[str, float] = {}
+    for i, quantized in enumerate(low.layers):
+        for name in LINEARS:
+            kept = getattr(smoothed[i], name)
+            setattr(smoothed[i], name, getattr(quantized, name))
+            changed = predictions()
+            setattr(smoothed[i], name, kept)
+            costs[f"{i}.{name}"] = float((reference.exp() * (reference - changed)).sum(-1).mean())
+    return costs

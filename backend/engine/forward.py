@@ -62,8 +62,11 @@ class WholeForward:
     @staticmethod
     def fits(layers: list[Layer]) -> bool:
         """Whether every product is the kernels' own."""
-        first = layers[0]
-        return all(isinstance(x, KernelLinear) for x in (first.qkv, first.output, first.gate_up, first.down))
+        return all(
+            isinstance(linear, KernelLinear)
+            for layer in layers
+            for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        )
 
     def __call__(self, batch: Batch, residual: torch.Tensor) -> torch.Tensor:
         """Bring float32 `residual` [tokens, hidden] up to the last layer; returns what its down projection adds."""

@@ -187,7 +187,9 @@ class BlockCache:
         """Register the blocks that `computed` has filled, so that others can share them."""
         if not self.reuse:
             return
-        full = seq.computed // BLOCK_SIZE
+        # What stands behind a text that was put in is not exact, and nobody else may build on it.
+        known = seq.computed if seq.exact is None else min(seq.computed, seq.exact)
+        full = known // BLOCK_SIZE
         while len(seq.block_hashes) < full:
             position = len(seq.block_hashes)
             tokens = seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE]
@@ -205,6 +207,7 @@ class BlockCache:
         seq.blocks.clear()
         seq.block_hashes = []
         seq.computed = 0
+        seq.pending, seq.exact = [], None
 
     def _unhold(self, index: int) -> None:
         block = self._blocks[index]

@@ -61,7 +61,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Generate from a prompt. `salt` keeps tenants' prefix caches apart; `arrival` is time.monotonic of the sender."""
+    """Generate from a prompt.
+
+    Attributes:
+        salt: keeps tenants' caches apart.
+        arrival: time.monotonic of the sender.
+        segments: [start, end) of texts in the prompt that may come again elsewhere in others, in order.
+    """
 
     request_id: str
     prompt: list[int]
@@ -69,6 +75,7 @@ class Generate:
     path: str = REALTIME
     salt: str = ""
     arrival: float = 0.0
+    segments: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +224,4 @@ class Stats:
     memory_bytes: int
     disk_tokens: int = 0  # of cached_tokens, brought back from disk
     disk_bytes: int = 0
+    chunk_tokens: int = 0  # of cached_tokens, states of texts used at another position

@@ -93,7 +93,7 @@ def main() -> None:
     print(json.dumps({"variant": "fp32", "perplexity": round(reference, 3)}), flush=True)
     del oracle
     for variant in a.variants:
-        decoder = Decoder(folder, variant, device, kernels)
+        decoder = Decoder(folder, variant, device, kernels, cache_dir=a.cache_dir)
         value = perplexity(decoder, text)
         same = total = 0
         for prompt, answer in zip(prompts, answers, strict=True):

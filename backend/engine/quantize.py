@@ -71,13 +71,15 @@ class KernelLinear:
         bits: int,
         logits: bool = False,
     ) -> None:
-        weight = weight.float().contiguous()
         self._n, self._k = weight.shape
         self._kernels, self._bits = kernels, bits
         self._out = torch.float32 if logits else torch.bfloat16
         self._bias = None if bias is None else bias.float().contiguous()
-        padded = -(-self._n // PANEL) * PANEL
-        if bits == 8:
+        self._pack(weight.float().contiguous(), arena)
+
+    def _pack(self, weight: torch.Tensor, arena: Arena) -> None:
+        kernels, padded = self._kernels, -(-self._n // PANEL) * PANEL
+        if self._bits == 8:
             self._packed = arena.empty(padded * self._k, torch.int8)
             self._scales = torch.empty(padded, dtype=torch.float32)
             self._sums = torch.empty(padded, dtype=torch.int32)
@@ -88,6 +90,27 @@ class KernelLinear:
         else:
             self._packed = arena.empty(padded * self._k, torch.bfloat16)
             kernels.tenfold_pack_bf16(weight.data_ptr(), self._n, self._k, self._packed.data_ptr())
+
+    def packed(self) -> dict[str, torch.Tensor]:
+        """Everything the layer holds, for `unpack`."""
+        held = {"packed": self._packed, "shape": torch.tensor([self._n, self._k, self._bits])}
+        if self._bits == 8:
+            held |= {"scales": self._scales, "sums": self._sums}
+        if self._bias is not None:
+            held["bias"] = self._bias
+        return held
+
+    @classmethod
+    def unpack(cls, held: dict[str, torch.Tensor], kernels: ctypes.CDLL, arena: Arena) -> KernelLinear:
+        """A layer from what `packed` gave: no product to prepare, no scale to find."""
+        layer = cls.__new__(cls)
+        layer._n, layer._k, layer._bits = held["shape"].tolist()
+        layer._kernels, layer._out, layer._bias = kernels, torch.bfloat16, held.get("bias")
+        layer._packed = arena.empty(held["packed"].numel(), held["packed"].dtype)
+        layer._packed.copy_(held["packed"])
+        if layer._bits == 8:
+            layer._scales, layer._sums = held["scales"].clone(), held["sums"].clone()
+        return layer
 
     def native(self) -> NativeLinear:
         """The layer as the kernels know it."""
@@ -145,59 +168,108 @@ class RowScaledInt8Linear:
         return out.to(x.dtype)
 
 
-class BitsAndBytesInt8Linear:
-    """CUDA int8 through bitsandbytes: outlier-free vector-wise quantization (LLM.int8(), Dettmers et al. 2022)."""
+class BitsAndBytesLinear:
+    """bitsandbytes' formats, on CUDA and on processors: the least memory, for models that do not fit otherwise.
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    Args:
+        weight: [out, in].
+        bias: [out] or None.
+        device: where it runs.
+        four_bit: NF4 (QLoRA, Dettmers et al. 2023) instead of LLM.int8() (Dettmers et al. 2022).
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, device: torch.device, *, four_bit: bool
+    ) -> None:
         import bitsandbytes as bnb
 
-        layer = bnb.nn.Linear8bitLt(
-            weight.shape[1], weight.shape[0], bias=bias is not None, has_fp16_weights=False, threshold=6.0
-        )
-        layer.weight = bnb.nn.Int8Params(weight.to(torch.float16).cpu(), has_fp16_weights=False, requires_grad=False)
+        rows, columns = weight.shape
+        self._dtype = working_dtype(device)
+        if four_bit:
+            layer = bnb.nn.Linear4bit(
+                columns, rows, bias=bias is not None, compute_dtype=self._dtype, quant_type="nf4"
+            )
+            layer.weight = bnb.nn.Params4bit(
+                weight.to(self._dtype).contiguous(), requires_grad=False, quant_type="nf4"
+            )
+        else:
+            self._dtype = torch.float16  # what it computes in anyway
+            layer = bnb.nn.Linear8bitLt(
+                columns, rows, bias=bias is not None, has_fp16_weights=False, threshold=6.0
+            )
+            layer.weight = bnb.nn.Int8Params(
+                weight.to(self._dtype).cpu().contiguous(), has_fp16_weights=False, requires_grad=False
+            )
         if bias is not None:
-            layer.bias = torch.nn.Parameter(bias.to(torch.float16), requires_grad=False)
-        self._layer = layer.to(weight.device).eval()
+            layer.bias = torch.nn.Parameter(bias.to(self._dtype), requires_grad=False)
+        self._layer = layer.to(device).eval()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
-        out: torch.Tensor = self._layer(x.to(torch.float16))
+        out: torch.Tensor = self._layer(x.to(self._dtype))
         return out.to(x.dtype)
+
+
+LOW_BITS = ("int8", "mixed")
+"""Variants whose layers are held in 8 bits by our own kernels on a processor."""
 
 
 class LinearFactory(Protocol):
     """Makes a layer from [out, in] weights; `logits` asks for float32 results where that costs nothing."""
 
-    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, logits: bool = False) -> Linear:
-        """Make a layer."""
+    def __call__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, *, name: str = "", logits: bool = False
+    ) -> Linear:
+        """Make a layer; `name` is "3.down", say."""
         ...
 
 
 def linear_factory(
-    variant: str, device: torch.device, kernels: ctypes.CDLL | None
+    variant: str, device: torch.device, kernels: ctypes.CDLL | None, high: frozenset[str] = frozenset()
 ) -> tuple[torch.dtype, LinearFactory]:
-    """Return the working dtype of a variant ("fp32", "bf16", "int8") and how its linear layers are made."""
+    """Return the working dtype of a variant and how its linear layers are made.
+
+    Args:
+        variant: "fp32", "bf16", "int8", "mixed", "nf4" or "bnb-int8".
+        device: where it runs.
+        kernels: the C++ library, or None.
+        high: names of layers that a low-bit variant keeps in 16 bits.
+
+    Raises:
+        ValueError: this machine cannot hold weights so; says why.
+    """
     dtype = torch.float32 if variant == "fp32" else working_dtype(device)
     arena = Arena()
+    cpu = device.type == "cpu"
+    foreign = variant in ("nf4", "bnb-int8") or (variant in LOW_BITS and not cpu)
 
-    def make(weight: torch.Tensor, bias: torch.Tensor | None, *, logits: bool = False) -> Linear:
-        low = dtype is torch.bfloat16 and device.type == "cpu"
-        if low and kernels is not None and KernelLinear.usable(kernels) and weight.shape[1] % 4 == 0:
-            # The layer that gives the logits stays in 16 bits: measured, it halves what 8 bits cost in perplexity.
-            bits = 8 if variant == "int8" and not logits else 16
+    def make(
+        weight: torch.Tensor, bias: torch.Tensor | None, *, name: str = "", logits: bool = False
+    ) -> Linear:
+        # The layer that gives the logits stays in 16 bits: measured, it halves what 8 bits cost in perplexity.
+        low = not logits and name not in high
+        if foreign and low:
+            return BitsAndBytesLinear(weight, bias, device, four_bit=variant == "nf4")
+        fast = dtype is torch.bfloat16 and cpu
+        if fast and kernels is not None and KernelLinear.usable(kernels) and weight.shape[1] % 4 == 0:
+            bits = 8 if variant in LOW_BITS and low else 16
             return KernelLinear(weight, bias, kernels, arena, bits=bits, logits=logits)
-        if variant == "int8" and device.type == "cuda":
-            return BitsAndBytesInt8Linear(weight.to(device), None if bias is None else bias.to(device))
-        if variant == "int8":
+        if variant in LOW_BITS and low:
             return RowScaledInt8Linear(weight, bias)
-        if low and torch.backends.mkldnn.is_available():
+        if fast and torch.backends.mkldnn.is_available():
             return PackedLinear(weight, bias)
         return DenseLinear(weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype))
 
-    if variant == "int8" and device.type == "cpu" and not KernelLinear.usable(kernels):
-        if "x86" not in torch.backends.quantized.supported_engines:
+    if variant in LOW_BITS and cpu:
+        if "x86" in torch.backends.quantized.supported_engines:
+            torch.backends.quantized.engine = "x86"
+        elif not KernelLinear.usable(kernels):
             raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
-        torch.backends.quantized.engine = "x86"
+    if foreign:
+        try:
+            import bitsandbytes  # noqa: F401 - only asked for here
+        except ImportError as error:
+            raise ValueError(f"{variant} needs bitsandbytes, which cannot be imported: {error}.") from error
     return dtype, make
 
 

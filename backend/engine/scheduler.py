@@ -7,6 +7,7 @@ admissions. Realtime goes before batch; a batch sequence gives way and resumes f
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backend.engine.config import BLOCK_SIZE
@@ -21,31 +22,41 @@ SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 
 
-STALL = 0.8
-"""How much longer than a plain decode step a step may take for the sake of a long prompt, as a share of it."""
-SMALLEST_CHUNK = 8
+CAUTION = 0.75
+"""Share of the time allowed that is aimed at, since steps vary."""
+FIRST_CHUNK = 8
+PLAIN_EVERY = 16
+"""Every so many steps nothing of a long prompt is read, to learn again what a plain step takes."""
 
 
 class Pace:
-    """How many tokens of a long prompt fit beside a decode step without anybody noticing; learnt from steps run."""
+    """How many tokens of a long prompt fit beside a decode step; corrected by what each step really took.
+
+    A token's cost grows with what stands before it and differs by machine, so it is not predicted but followed.
+    """
 
     def __init__(self) -> None:
-        self._decode = 0.0  # seconds of a step in which nobody reads a prompt
-        self._token = 0.0  # seconds that a prompt's token adds to it
+        self.stall = 1.0  # how much longer a step may take for the sake of a long prompt, as a share of `decode`
+        self.decode = 0.0  # seconds of a step in which nobody reads a prompt
+        self._chunk = float(FIRST_CHUNK)
+        self._beside = 0  # steps since the last plain one
 
-    def learn(self, decoding: int, reading: int, seconds: float) -> None:
+    def learn(self, decoding: int, tokens: int, seconds: float) -> None:
         """Take in a step: sequences that decoded, prompt tokens read beside them, and its time."""
-        if decoding and not reading:
-            self._decode = seconds if not self._decode else 0.7 * self._decode + 0.3 * seconds
-        elif decoding and self._decode:
-            each = max(seconds - self._decode, 0.05 * self._decode) / reading
-            self._token = each if not self._token else 0.7 * self._token + 0.3 * each
+        if not decoding:
+            return
+        self._beside = self._beside + 1 if tokens else 0
+        if not tokens:  # one late step says little
+            self.decode = seconds if not self.decode else 0.7 * self.decode + 0.3 * min(seconds, 2 * self.decode)
+        elif self.decode:
+            allowed, extra = CAUTION * self.stall * self.decode, seconds - self.decode
+            fit = min(max(allowed / max(extra, 0.2 * allowed), 0.5), 1.2)
+            if fit < 1 or tokens >= int(self._chunk):  # a prompt's last piece says nothing about larger ones
+                self._chunk = max(1.0, self._chunk * fit)
 
-    def room(self) -> int:
+    def tokens(self) -> int:
         """Tokens of long prompts that the next step may read."""
-        if not self._decode or not self._token:
-            return 2 * SMALLEST_CHUNK
-        return max(SMALLEST_CHUNK, int(STALL * self._decode / self._token))
+        return 0 if self._beside >= PLAIN_EVERY else int(self._chunk)
 
 
 @dataclass(slots=True)
@@ -75,6 +86,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.pace = Pace()
+        self.fill: Callable[[Sequence], int] | None = None  # puts known texts into an admitted prompt; tokens saved
         self._gap: float | None = None  # smoothed seconds between arrivals
         self._last_arrival = 0.0
         self._hold_since: float | None = None
@@ -118,13 +130,14 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """Choose the next step's work and give it blocks. Empty when nothing can run."""
         self._hold_since = None
+        self.pace.stall = self.switches.prompt_stall_percent / 100
         budget = self.token_budget if self.switches.chunked_prefill else 1 << 30
         batch: list[Scheduled] = []
         chosen: set[str] = set()
 
         def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
             nonlocal budget
-            self.cache.grow(seq, seq.computed + tokens)
+            self.cache.grow(seq, seq.next_positions(tokens)[-1] + 1 if seq.pending else seq.computed + tokens)
             batch.append(Scheduled(seq, tokens, draft or [], reads=seq.remaining > 1))
             chosen.add(seq.request_id)
             budget -= tokens
@@ -132,12 +145,12 @@ class Scheduler:
         # Decode first: nobody's next token waits behind a stranger's prompt.
         for seq in list(self.running):
             if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
-                draft = seq.guess(MOST) if self._speculates() else []
+                draft = seq.guess(MOST) if self._speculates() and not seq.pending else []
                 if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
                     draft = []
                 take(seq, 1 + len(draft), draft)
         waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in batch)
-        paced = self.pace.room() if self.switches.chunked_prefill and waited_for else budget
+        paced = self.pace.tokens() if self.switches.chunked_prefill and waited_for else budget
 
         def portion(seq: Sequence) -> int:
             """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
@@ -152,7 +165,7 @@ class Scheduler:
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
             tokens = portion(seq)
-            if tokens and self._make_room(seq, seq.computed + tokens, chosen):
+            if tokens and self._make_room(seq, min(seq.computed + tokens, seq.length), chosen):
                 take(seq, tokens)
         self._yield_to_realtime(chosen, batch)
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
@@ -186,6 +199,9 @@ class Scheduler:
             return False
         self._queue(seq).popleft()
         reused = self.cache.admit(seq)
+        if self.fill is not None and seq.segments and self.cache.can_grow(seq, seq.length):
+            self.cache.grow(seq, seq.length)
+            reused += self.fill(seq)
         if seq.cached_tokens < 0:  # recomputation after a preemption is no cache hit
             seq.cached_tokens = min(reused, seq.prompt_len)
         seq.status = Status.RUNNING

@@ -39,6 +39,9 @@ class Sequence:
         self.block_row = np.zeros(max_blocks, dtype=np.int32)
         self.block_hashes: list[bytes] = []
         self.computed = 0
+        self.segments = request.segments
+        self.pending: list[int] = []  # positions still to compute, where states of texts were put between them
+        self.exact: int | None = None  # tokens before the first such text
         self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
         self.compute_seconds = 0.0
         self.arrival = request.arrival or time.monotonic()
@@ -61,7 +64,20 @@ class Sequence:
     @property
     def remaining(self) -> int:
         """Tokens that still have to go through the model before the next one can be sampled."""
-        return len(self.tokens) - self.computed
+        return len(self.pending) or len(self.tokens) - self.computed
+
+    def next_positions(self, count: int) -> list[int]:
+        """The next `count` positions to compute."""
+        return self.pending[:count] or list(range(self.computed, self.computed + count))
+
+    def advance(self, count: int) -> None:
+        """Note that the next `count` positions have been computed."""
+        if self.pending:
+            del self.pending[:count]
+            if not self.pending:
+                self.computed = len(self.tokens)
+        else:
+            self.computed += count
 
     def guess(self, room: int) -> list[int]:
         """Tokens that may follow, for the next step to check; never past the request's last token."""

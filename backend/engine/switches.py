@@ -69,6 +69,15 @@ class Switches:
         label="Chunked prefill",
         help="A long prompt is read in pieces between the others' next tokens, instead of stopping everybody.",
     )
+    prompt_stall_percent: int = _switch(
+        100,
+        group="Batching",
+        label="Longer steps for a long prompt (%)",
+        low=10,
+        high=5000,
+        help="How much longer others may wait for their next token while a prompt beyond the token budget is read. "
+        "100: at most twice as long. More reads the prompt sooner.",
+    )
     dual_path: bool = _switch(
         True,
         group="Batching",
@@ -94,6 +103,22 @@ class Switches:
         group="Caches",
         label="Prefix cache on disk",
         help="Prompt states are kept on disk too, and used again after a restart. Exact.",
+    )
+    chunk_reuse: bool = _switch(
+        False,
+        group="Caches",
+        label="Document states at any position",
+        help="A document's passage that was read before is not read again where it stands elsewhere in a prompt. Not "
+        "exact; see the README for what it does to the answers.",
+    )
+    chunk_recompute_percent: int = _switch(
+        20,
+        group="Caches",
+        label="Of each passage, read again (%)",
+        low=0,
+        high=100,
+        help="The first tokens of a passage whose states are used again are computed anew, which mends most of what "
+        "the move costs.",
     )
     embedding_cache: bool = _switch(
         True,
@@ -190,5 +215,5 @@ PRESETS: dict[str, Switches] = {
         quantization="fp32",
     ),
     "Balanced": Switches(),
-    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="int8"),
+    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="mixed"),
 }

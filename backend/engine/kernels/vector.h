@@ -43,10 +43,16 @@ inline uint16_t narrow(float x) {
 }
 
 inline f16v splat(float x) { return f16v{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-inline float sum(f16v v) { float s = 0; for (int i = 0; i < 16; i++) s += v[i]; return s; }
+typedef float f8v __attribute__((vector_size(32)));
+typedef float f4v __attribute__((vector_size(16)));
+inline float sum(f16v v) {
+  f8v a, b; std::memcpy(&a, &v, 32); std::memcpy(&b, (const char*)&v + 32, 32);
+  a += b;
+  f4v c, d; std::memcpy(&c, &a, 16); std::memcpy(&d, (const char*)&a + 16, 16);
+  c += d;
+  return (c[0] + c[2]) + (c[1] + c[3]);
+}
 inline float largest(f16v v) {
-  typedef float f8v __attribute__((vector_size(32)));
-  typedef float f4v __attribute__((vector_size(16)));
   f8v a, b; std::memcpy(&a, &v, 32); std::memcpy(&b, (const char*)&v + 32, 32);
   a = a > b ? a : b;
   f4v c, d; std::memcpy(&c, &a, 16); std::memcpy(&d, (const char*)&a + 16, 16);

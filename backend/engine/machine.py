@@ -1,0 +1,78 @@
+"""What this machine can do at most, measured: the yardstick that every figure of the bench is held against."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from backend.engine.attention import KernelAttention
+from backend.engine.core import EngineCore
+from backend.engine.quantize import KernelLinear
+
+READ_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes read per second, and operations per second of the dot instructions by the bits of the weights."""
+
+    read: float
+    operations: dict[int, float]
+
+
+def measure(core: EngineCore) -> Peaks:
+    """Measure memory by summing a gigabyte, arithmetic by the instruction that the products are made of."""
+    data = torch.ones(READ_BYTES // 8, dtype=torch.int64)
+    best = min(_seconds(lambda: data.sum()) for _ in range(3))
+    operations = {}
+    if core.kernels is not None and KernelLinear.usable(core.kernels):
+        for bits in (8, 16):
+            operations[bits] = max(float(core.kernels.tenfold_peak(bits)) for _ in range(2))
+    return Peaks(READ_BYTES / best, operations)
+
+
+def _seconds(work: object) -> float:
+    started = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The least a decode step has to do.
+
+    Attributes:
+        read: bytes of weights and of keys and values.
+        operations: of the products.
+        seconds: the time for that at the machine's peaks: each product by whichever of the two binds it, and the
+            reading of keys and values by memory.
+    """
+
+    read: float
+    operations: float
+    seconds: float
+
+
+def step_cost(core: EngineCore, peaks: Peaks, contexts: list[int]) -> StepCost | None:
+    """Cost of a decode step over sequences of these lengths; None where the products are not our own kernels'."""
+    attention, rows = core.attention, len(contexts)
+    linears = [
+        linear
+        for layer in core.decoder.layers
+        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+    ]
+    if not isinstance(attention, KernelAttention) or not peaks.operations:
+        return None
+    read = operations = seconds = 0.0
+    for linear in (*linears, core.decoder.head):
+        if not isinstance(linear, KernelLinear):
+            return None
+        native = linear.native()
+        size, work = native.n * native.k * native.bits / 8, 2.0 * native.n * native.k * rows
+        read += size
+        operations += work
+        seconds += max(size / peaks.read, work / peaks.operations[native.bits])
+    pages = sum(contexts) * attention.block_bytes / 16
+    return StepCost(read + pages, operations, seconds + pages / peaks.read)
