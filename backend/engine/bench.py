@@ -316,23 +316,24 @@ class Bench:
         }
 
     def speculation(self) -> None:
-        """Answers that quote: one user, "repeat this section", greedy."""
+        """Answers that quote, one user, greedy: "copy the following text" over every section of the samples."""
         from backend.models.text import TextModel
 
         text = TextModel(resolve(self.a.model, self.a.cache_dir))
         batch = []
         for path in sorted(SAMPLES.glob("*.md")):
-            section = path.read_text().split("\n\n", 1)[1][:700]
-            question = f"Quote this document word for word.\n\n{section}"
-            batch.append(text.encode_chat([{"role": "user", "content": question}]))
+            for section in path.read_text().split("\n## ")[1:]:
+                body = section.split("\n", 1)[1].strip()
+                question = f"Copy the following text exactly.\n\n{body}"
+                batch.append((text.encode_chat([{"role": "user", "content": question}]), len(text.encode(body))))
         for quantization in self.a.quantization:
             core = self.engine(quantization)
             outputs: dict[str, list[list[int]]] = {}
 
             def quote(core: EngineCore = core, outputs: dict[str, list[list[int]]] = outputs) -> float:
                 seconds, tokens = 0.0, []
-                for prompt in batch:
-                    run_once(core, self.recorder, [prompt], 120)
+                for prompt, length in batch:
+                    run_once(core, self.recorder, [prompt], length)
                     times = self.recorder.times["r0"]
                     seconds += times[-1] - times[0]
                     tokens.append(self.recorder.tokens["r0"])

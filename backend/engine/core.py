@@ -23,6 +23,7 @@ import torch
 from backend.engine.attention import Batch, PagedAttention, Reading
 from backend.engine.chunk_cache import ChunkCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
+from backend.engine.cuda_graphs import DecodeGraphs
 from backend.engine.decoder import Decoder
 from backend.engine.encoder import Encoder
 from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
@@ -166,8 +167,10 @@ class EngineCore:
         blocks = min(blocks, 1 << 20)
         if blocks < 2:
             raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")
-        self.attention.allocate(blocks)
+        cuda = self.device.type == "cuda"
+        self.attention.allocate(blocks + 1 if cuda else blocks)
         self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
+        self._graphs = DecodeGraphs(decoder, self.attention, blocks, self.max_model_len) if cuda else None
         identity = f"{self.fingerprint}:{decoder.variant}:{self.attention.name}:{self.attention.block_bytes}"
         if self.store is not None:
             self.store.close()
@@ -444,7 +447,9 @@ class EngineCore:
 
     def _run(self, scheduled: list[Scheduled], started: float) -> None:
         batch = self._prepare(scheduled)
-        logits = self.decoder.forward(batch, self.attention)
+        logits = self._graphs(batch) if self._graphs is not None and self.switches.cuda_graphs else None
+        if logits is None:
+            logits = self.decoder.forward(batch, self.attention)
         complete = [item for item in scheduled if item.tokens - len(item.draft) == item.seq.remaining]
         for item in scheduled:
             if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
@@ -495,8 +500,8 @@ class EngineCore:
                 accepted += 1
                 seq.computed += 1  # the guess went through the model in this very step
             row += 1 + len(item.draft)
-            if item.draft and seq.lookup is not None:
-                seq.lookup.learn(len(item.draft), accepted, seq.length)
+            if item.draft and seq.drafter is not None:
+                seq.drafter.learn(len(item.draft), accepted, seq.length)
                 self.drafted_tokens += len(item.draft)
                 self.accepted_tokens += accepted
         return produced

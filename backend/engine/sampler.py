@@ -21,8 +21,9 @@ def sample(logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[int], list[
     _penalize(logits, seqs)
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [i for i, seq in enumerate(seqs) if seq.sampling.temperature > 0]
-    for i in drawn:
-        tokens[i] = _draw(logits[i], seqs[i])
+    if drawn:
+        for i, token in zip(drawn, _draw(logits[drawn], [seqs[i] for i in drawn]), strict=True):
+            tokens[i] = token
     return tokens, _logprobs(logits, seqs, tokens)
 
 
@@ -39,43 +40,66 @@ def _penalize(logits: torch.Tensor, seqs: list[Sequence]) -> None:
             logits[i, values] -= p.frequency_penalty * counts + p.presence_penalty
 
 
-def _draw(row: torch.Tensor, seq: Sequence) -> int:
-    p = seq.sampling
-    scaled = row / p.temperature
-    uniform = seq.rng.random()
-    if not p.top_k and p.top_p >= 1.0:
-        probabilities = torch.softmax(scaled, dim=-1)
-        if p.min_p:
-            probabilities = _drop_unlikely(probabilities, p.min_p)
-        return _invert(probabilities, uniform)
-    vocab = scaled.shape[-1]
-    candidates = min(p.top_k or NUCLEUS_CANDIDATES, vocab)
-    values, indices = scaled.topk(candidates)
-    total = torch.logsumexp(values if p.top_k else scaled, dim=-1)
-    probabilities = (values - total).exp()
-    if p.top_p < 1.0 and not p.top_k and float(probabilities.sum()) < p.top_p:
-        values, indices = scaled.sort(descending=True)
-        probabilities = (values - total).exp()
-    if p.top_p < 1.0:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities * (before < p.top_p)
-    if p.min_p:
-        probabilities = _drop_unlikely(probabilities, p.min_p)
-    return int(indices[_invert(probabilities, uniform)])
+def _draw(logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
+    """Draw one token per row. Every operation works row by row, so a row's draw does not depend on the others."""
+    device = logits.device
+    temperature = torch.tensor([seq.sampling.temperature for seq in seqs], device=device)
+    probabilities = torch.softmax(logits / temperature.unsqueeze(1), dim=-1)
+    uniform = torch.tensor([seq.rng.random() for seq in seqs], dtype=torch.float64, device=device)
+    min_p = torch.tensor([seq.sampling.min_p for seq in seqs], device=device).unsqueeze(1)
+    if bool((min_p > 0).any()):
+        largest = probabilities.amax(dim=-1, keepdim=True)
+        probabilities = torch.where(probabilities >= min_p * largest, probabilities, 0.0)
+    out = torch.empty(len(seqs), dtype=torch.int64, device=device)
+    cut: dict[int, list[int]] = {}  # rows by how many candidates they look at
+    whole: list[int] = []
+    vocab = logits.shape[-1]
+    for i, seq in enumerate(seqs):
+        p = seq.sampling
+        if p.top_k or p.top_p < 1.0:
+            cut.setdefault(min(p.top_k or NUCLEUS_CANDIDATES, vocab), []).append(i)
+        else:
+            whole.append(i)
+    if whole:
+        out[whole] = _invert(probabilities[whole], uniform[whole])
+    for candidates, rows in cut.items():
+        out[rows] = _draw_among(probabilities[rows], uniform[rows], candidates, [seqs[i] for i in rows])
+    tokens: list[int] = out.tolist()
+    return tokens
 
 
-def _drop_unlikely(probabilities: torch.Tensor, min_p: float) -> torch.Tensor:
-    return probabilities * (probabilities >= min_p * probabilities.max())
+def _draw_among(
+    probabilities: torch.Tensor, uniform: torch.Tensor, candidates: int, seqs: list[Sequence]
+) -> torch.Tensor:
+    """Draw among each row's likeliest tokens: `top_k` of them, then the nucleus of mass `top_p`."""
+    values, indices = probabilities.topk(candidates)
+    top_p = torch.tensor([seq.sampling.top_p for seq in seqs], device=values.device).unsqueeze(1)
+    counted = torch.tensor([bool(seq.sampling.top_k) for seq in seqs], device=values.device).unsqueeze(1)
+    cumulative = values.cumsum(-1)
+    # A nucleus is a share of what top_k left, or of everything.
+    mass = torch.where(counted, cumulative[:, -1:], probabilities.sum(-1, keepdim=True))
+    short = (cumulative[:, -1:] < top_p * mass) & ~counted & (top_p < 1.0)
+    if bool(short.any()) and candidates < probabilities.shape[-1]:  # a flat distribution: look at everything
+        flat = short.squeeze(1).nonzero().flatten().tolist()
+        rest = [i for i in range(len(seqs)) if i not in flat]
+        out = torch.empty(len(seqs), dtype=torch.int64, device=values.device)
+        every = probabilities.shape[-1]
+        out[flat] = _draw_among(probabilities[flat], uniform[flat], every, [seqs[i] for i in flat])
+        if rest:
+            out[rest] = _draw_among(probabilities[rest], uniform[rest], candidates, [seqs[i] for i in rest])
+        return out
+    kept = torch.where(cumulative - values < top_p * mass, values, 0.0)
+    return indices.gather(1, _invert(kept, uniform).unsqueeze(1)).squeeze(1)
 
 
-def _invert(probabilities: torch.Tensor, uniform: float) -> int:
-    """Inverse of the cumulative distribution at `uniform` of its total mass."""
+def _invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Inverse of each row's cumulative distribution at `uniform` of its total mass."""
     cumulative = probabilities.double().cumsum(-1)
-    target = torch.tensor([uniform * float(cumulative[-1])], dtype=torch.float64, device=cumulative.device)
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    if index >= len(cumulative) or not probabilities[index]:
-        index = int(probabilities.nonzero()[-1])
-    return index
+    target = (uniform * cumulative[:, -1]).unsqueeze(1)
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=probabilities.shape[-1] - 1)
+    possible = probabilities.gather(1, index) > 0
+    last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
+    return torch.where(possible, index, last).squeeze(1)
 
 
 def _logprobs(logits: torch.Tensor, seqs: list[Sequence], tokens: list[int]) -> list[Logprob | None]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import Generate, Usage
-from backend.engine.speculate import PromptLookup
+from backend.engine.speculate import Drafter, PromptLookup
 
 
 class Status(Enum):
@@ -47,7 +47,7 @@ class Sequence:
         self.arrival = request.arrival or time.monotonic()
         self.scheduled = 0.0
         self.first_token = 0.0
-        self.lookup: PromptLookup | None = None  # made when speculation first looks at it
+        self.drafter: Drafter | None = None  # made when speculation first looks at it
         seed = self.sampling.seed
         self.rng = random.Random(seed if seed is not None else request.request_id + str(self.arrival))
 
@@ -81,9 +81,9 @@ class Sequence:
 
     def guess(self, room: int) -> list[int]:
         """Tokens that may follow, for the next step to check; never past the request's last token."""
-        if self.lookup is None:
-            self.lookup = PromptLookup()
-        return self.lookup.propose(self.tokens, min(room, self.sampling.max_tokens - self.output_len - 1))
+        if self.drafter is None:
+            self.drafter = PromptLookup()
+        return self.drafter.propose(self.tokens, min(room, self.sampling.max_tokens - self.output_len - 1))
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks a sequence of `tokens` tokens needs."""

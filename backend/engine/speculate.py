@@ -7,6 +7,8 @@ the same with and without.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 LONGEST, SHORTEST = 4, 2
 """Tokens of the n-gram that is looked up; the longest that occurred before wins."""
 MOST = 8
@@ -15,6 +17,18 @@ PATIENCE = 3
 """Guesses in a row that may fail before guessing pauses."""
 PAUSE = 24
 """Tokens generated before another try."""
+
+
+class Drafter(Protocol):
+    """Guesses a sequence's next tokens; one per sequence, so it may remember. A draft model fits in here too."""
+
+    def propose(self, tokens: list[int], room: int) -> list[int]:
+        """Guess up to `room` tokens that follow `tokens`; empty when there is nothing to go by."""
+        ...
+
+    def learn(self, proposed: int, accepted: int, length: int) -> None:
+        """Hear how a guess did, `length` being the sequence's tokens now."""
+        ...
 
 
 class PromptLookup:

@@ -34,9 +34,16 @@ constexpr bool HAS_DOT = true;
 inline f16v dot(f16v acc, uint32_t pair, const void* pairs) {
   return (f16v)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)pair), (__m512bh)_mm512_loadu_si512(pairs));
 }
+inline f16v dot_all(const bf16* x, const bf16* y, int count) {  // count divisible by 32; the lanes' sum is the product
+  __m512 acc = _mm512_setzero_ps();
+  for (int i = 0; i < count; i += 32)
+    acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
+  return (f16v)acc;
+}
 #else
 constexpr bool HAS_DOT = false;
 inline f16v dot(f16v acc, uint32_t, const void*) { return acc; }
+inline f16v dot_all(const bf16*, const bf16*, int) { return f16v{}; }
 #endif
 
 constexpr int PAGE = 16;
@@ -419,24 +426,27 @@ template <typename Q> inline void finish(Q* out, const float* acc, float total, 
 template <typename Q>
 void choose_pages(const tenfold_batch& b, const Rows<Q>& rows, const uint16_t* bounds, int kv_head, const int32_t* table,
                   int pages, int kept, std::vector<int32_t>& chosen, std::vector<std::pair<float, int>>& scored) {
+  // The largest that query x key can be, dimension by dimension: positive parts meet the upper bound, negative ones
+  // the lower.
   const int D = b.head_size;
   scored.clear();
-  std::vector<float> q((size_t)rows.count * D);
+  std::vector<bf16> parts((size_t)rows.count * 2 * D);  // [row][lower, upper][head_size]
   for (int r = 0; r < rows.count; r++)
-    for (int d = 0; d < D; d++) q[(size_t)r * D + d] = to_float(rows.query[r][d]);
-  for (int p = 1; p < pages - 1; p++) {
-    const bf16* low = (const bf16*)bounds + ((int64_t)table[p] * b.kv_heads + kv_head) * 2 * D;
-    float best = -INFINITY;
-    if (p + 8 < pages) {
-      const char* next = (const char*)((const bf16*)bounds + ((int64_t)table[p + 8] * b.kv_heads + kv_head) * 2 * D);
-      for (int i = 0; i < 4 * D; i += 64) __builtin_prefetch(next + i, 0, 2);
+    for (int d = 0; d < D; d++) {
+      const uint16_t q = narrow(to_float(rows.query[r][d]));
+      parts[((size_t)r * 2 + (q < 0x8000)) * D + d].bits = q;
     }
+  for (int p = 1; p < pages - 1; p++) {
+    auto bounds_of = [&](int page) { return (const bf16*)bounds + ((int64_t)table[page] * b.kv_heads + kv_head) * 2 * D; };
+    const bf16* at = bounds_of(p);
+    const char* next = (const char*)bounds_of(std::min(p + 12, pages - 1));
+    for (int i = 0; i < 4 * D; i += 64) __builtin_prefetch(next + i, 0, 2);
+    float best = -INFINITY;
     for (int r = 0; r < rows.count; r++) {
+      const bf16* q = &parts[(size_t)r * 2 * D];
       f16v s = {};
-      for (int d = 0; d < D; d += 16) {
-        const f16v x = load(&q[(size_t)r * D + d]), y = x * load(low + d), z = x * load(low + D + d);
-        s += y > z ? y : z;
-      }
+      if (HAS_DOT) s = dot_all(q, at, 2 * D);
+      else for (int d = 0; d < 2 * D; d += 16) s += load(q + d) * load(at + d);
       best = std::max(best, sum(s));
     }
     scored.push_back({-best, p});

@@ -1,0 +1,175 @@
+"""How pages are read and held: shared and whole-model kernels change nothing, sparse and 8-bit pages little."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend.engine.attention import AttentionShape, Batch, GatherAttention, KernelAttention, Reading
+from backend.engine.decoder import Decoder
+from backend.engine.kernels import load_cpu_kernels
+from backend.engine.quantize import KernelLinear
+from backend.engine.switches import Switches
+
+FP32 = Switches(quantization="fp32")
+
+
+def generate(harness: Any, batch: list[list[int]], count: int = 24) -> list[list[int]]:
+    return list(harness.run({f"r{i}": p for i, p in enumerate(batch)}, max_tokens=count, ignore_eos=True).values())
+
+
+@pytest.mark.parametrize("quantization", ["fp32", "bf16", "int8", "mixed"])
+def test_alone_batched_chunked_and_shared_are_the_same_to_the_token(
+    make_engine: Any, prompts: Any, quantization: str
+) -> None:
+    """Prompts with beginnings in common, in every precision; TENFOLD_PROMPTS=50 for as many as the bench reports."""
+    start = [t for p in prompts for t in p] * 6  # longer than a segment of pages
+    count = int(os.environ.get("TENFOLD_PROMPTS", "10"))
+    batch = [start[: 300 + 5 * (i % 3)] + prompts[i % 8] + [i + 5] for i in range(count)]
+    base = Switches(quantization=quantization, speculation="off")
+    off = {"shared_prefix_attention": False, "prefix_cache": False}
+    alone = make_engine(base.updated(off))
+    expected = [alone.run({f"r{i}": p}, max_tokens=8, ignore_eos=True)[f"r{i}"] for i, p in enumerate(batch)]
+    assert generate(make_engine(base.updated({"shared_prefix_attention": True})), batch, 8) == expected
+    assert generate(make_engine(base.updated({**off, "chunked_prefill": True}), token_budget=64), batch, 8) == expected
+
+
+@pytest.mark.parametrize("head_size", [64, 80, 96, 128])
+@pytest.mark.parametrize("group", [1, 3, 4, 8])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+def test_the_kernel_equals_scaled_dot_product_attention(cache_dir: Path, head_size: int, group: int, kind: str) -> None:
+    torch.manual_seed(head_size + group)
+    dtype = torch.float32 if kind == "fp32" else torch.bfloat16
+    shape = AttentionShape(1, 2 * group, 2, head_size)
+    kernel = KernelAttention(shape, dtype, load_cpu_kernels(cache_dir), int8=kind == "int8")
+    reference = GatherAttention(shape, torch.float32, torch.device("cpu"))
+    lengths, news = [1, 17, 300, 561, 40], [1, 5, 1, 70, 3]
+    blocks = sum(-(-n // 16) for n in lengths)
+    order = torch.randperm(blocks, dtype=torch.int32)
+    tables, at = torch.zeros(len(lengths), 40, dtype=torch.int32), 0
+    for i, n in enumerate(lengths):
+        used = -(-n // 16)
+        tables[i, :used] = order[at : at + used]
+        at += used
+    cosine, sine = torch.ones(600, head_size // 2), torch.zeros(600, head_size // 2)
+
+    def batch(news: list[int], ends: list[int]) -> Batch:
+        positions = torch.cat([torch.arange(e - n, e) for n, e in zip(news, ends, strict=True)])
+        owner = torch.repeat_interleave(torch.arange(len(news)), torch.tensor(news))
+        slots = tables[owner, positions // 16].long() * 16 + positions % 16
+        starts = torch.tensor([0, *torch.tensor(news).cumsum(0).tolist()], dtype=torch.int32)
+        return Batch(positions, positions, slots, starts, torch.tensor(ends, dtype=torch.int32), tables, max(news),
+                     max(ends), torch.tensor([0]))
+
+    kernel.allocate(blocks)
+    reference.allocate(blocks)
+    past = [n - m for n, m in zip(lengths, news, strict=True)]
+    filled = [(n, e) for n, e in zip(past, past, strict=True) if n]
+    tables_all = tables
+    tables = tables_all[[i for i, n in enumerate(past) if n]]
+    width = (2 * group + 4) * head_size
+    first = torch.randn(sum(n for n, _ in filled), width).to(dtype)
+    for attention in (kernel, reference):
+        x = first if attention is kernel else first.float()
+        attention.forward(0, x, batch([n for n, _ in filled], [e for _, e in filled]), cosine, sine, rotate=True)
+    tables = tables_all
+    qkv = torch.randn(sum(news), width).to(dtype)
+    got = kernel.forward(0, qkv, batch(news, lengths), cosine, sine, rotate=True).float()
+    wanted = reference.forward(0, qkv.float(), batch(news, lengths), cosine, sine, rotate=True)
+    error = float((got - wanted).norm() / wanted.norm())
+    assert error < {"fp32": 1e-5, "bf16": 0.006, "int8": 0.02}[kind]
+
+
+def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_dir: Path, prompts: Any) -> None:
+    from backend.engine.attention import whole_sequence
+
+    kernels = load_cpu_kernels(cache_dir)
+    if not KernelLinear.usable(kernels):
+        pytest.skip("this processor lacks AVX-512 BF16 and VNNI; the layers are called one by one here")
+    decoder = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=cache_dir)
+    ids = prompts[2] * 4
+    results = []
+    for whole in (True, False):
+        attention = decoder.make_attention()
+        attention.allocate(8)
+        if not whole:
+            decoder._whole = lambda _: None  # type: ignore[method-assign]
+        results.append(decoder.forward(whole_sequence(ids, 8, torch.arange(len(ids))), attention))
+    assert torch.equal(*results)
+
+
+def test_quantized_layers_from_disk_are_those_that_were_made(
+    chat_folder: Path, tmp_path: Path, cache_dir: Path
+) -> None:
+    kernels = load_cpu_kernels(cache_dir)
+    if not KernelLinear.usable(kernels):
+        pytest.skip("this processor lacks AVX-512 BF16 and VNNI; nothing is kept here")
+    made = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    (file,) = (tmp_path / "quantized").glob("*.safetensors")
+    kept = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    for one, other in zip(made.layers, kept.layers, strict=True):
+        assert torch.equal(one.input_norm, other.input_norm)
+        for name in ("qkv", "output", "gate_up", "down"):
+            a, b = getattr(one, name).packed(), getattr(other, name).packed()
+            assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    file.write_bytes(file.read_bytes()[:1000])
+    again = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    assert torch.equal(again.layers[0].down.packed()["packed"], made.layers[0].down.packed()["packed"])  # type: ignore[attr-defined]
+
+
+def test_sparse_reading_of_all_pages_is_dense(make_engine: Any, prompts: Any) -> None:
+    long = [(prompts[2] * 40)[:700]]
+    dense = generate(make_engine(FP32), long)
+    everything = make_engine(FP32.updated({"sparse_attention": True, "sparse_keep_percent": 100}))
+    assert generate(everything, long) == dense
+    few = make_engine(FP32.updated({"sparse_attention": True, "sparse_keep_percent": 50}))
+    assert len(generate(few, long)[0]) == 24
+
+
+def test_key_bounds_hold_every_key(cache_dir: Path) -> None:
+    shape = AttentionShape(3, 2, 1, 64)
+    attention = KernelAttention(shape, torch.float32, load_cpu_kernels(cache_dir))
+    attention.allocate(4)
+    keys = torch.randn(3, 64, 1, 64)
+    attention.write_tokens(torch.arange(64), keys, keys, None, frozenset())
+    attention.reading = Reading(keep_percent=50)
+    attention.prepare(Batch(*[torch.zeros(1, dtype=torch.int64)] * 6, 1, 1, torch.zeros(1)))  # type: ignore[arg-type]
+    assert attention.bounds is not None
+    low, high = attention.bounds[2].float().unbind(2)
+    pages = keys[2].view(4, 16, 1, 64)
+    assert torch.all((low - pages.amin(1)).abs() <= 0.01 * pages.amin(1).abs() + 1e-3)
+    assert torch.all((high - pages.amax(1)).abs() <= 0.01 * pages.amax(1).abs() + 1e-3)
+
+
+def test_eight_bit_pages_answer_almost_the_same(make_engine: Any, prompts: Any, expected: Any) -> None:
+    harness = make_engine(FP32)
+    harness.core.set_switches(FP32.updated({"kv_cache": "int8"}))
+    assert harness.core.attention.name.endswith("8-bit pages")
+    got = generate(harness, prompts, 64)
+    same = sum(a == b for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=True))
+    assert same / (64 * len(prompts)) > 0.5
+    harness.core.set_switches(FP32)
+    again = harness.run({f"b{i}": p for i, p in enumerate(prompts)}, max_tokens=64, ignore_eos=True)
+    assert list(again.values()) == expected
+
+
+def test_switching_pages_mid_flight_loses_nothing(make_engine: Any, prompts: Any) -> None:
+    harness = make_engine(FP32)
+    for i, prompt in enumerate(prompts):
+        harness.add(f"r{i}", prompt, max_tokens=40, ignore_eos=True)
+    for _ in range(8):
+        harness.core.step()
+    harness.core.set_switches(FP32.updated({"kv_cache": "int8"}))
+    harness.drain()
+    assert all(len(harness.out.tokens(f"r{i}")) == 40 for i in range(len(prompts)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_give_the_same_generate(make_engine: Any, prompts: Any) -> None:
+    base = Switches(quantization="bf16", speculation="off")
+    assert generate(make_engine(base), prompts) == generate(make_engine(base.updated({"cuda_graphs": False})), prompts)
