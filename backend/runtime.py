@@ -16,13 +16,15 @@ from backend.engine.client import EngineClient, LocalEngine
 from backend.engine.config import EngineConfig
 from backend.engine.switches import InvalidSwitchError, Switches
 from backend.errors import TenfoldError, UnavailableError
+from backend.generation.answers import AnswerCache
 from backend.generation.conversations import Conversations
 from backend.generation.service import GenerationService
 from backend.jobs.service import Jobs
 from backend.knowledge.chunk import Chunker
 from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
-from backend.knowledge.index import VectorIndex
+from backend.knowledge.index import KnowledgeIndex
+from backend.knowledge.ingest import Ingest
 from backend.knowledge.retrieve import Retriever
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
@@ -88,14 +90,25 @@ class Runtime:
         self.embeddings = EmbeddingService(
             self.engine, self.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )
-        self.index = VectorIndex(settings.index_dir, self.database, self.embeddings)
-        self.documents = Documents(
-            settings, self.database, self.embeddings, self.index, self.chunker, lambda: self.index.opened
-        )
+        self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
+        self.documents = Documents(settings, self.database)
+        self.ingest = Ingest(
+            settings, self.database, self.documents, self.embeddings, self.index, self.chunker,
+            self.ledger.embedding_rate, lambda: self.prices.current.per_hour,
+        )  # fmt: skip
         self.retriever = Retriever(
-            self.documents, self.embeddings, self.index, self.text, lambda: int(self.engine.info["max_model_len"])
+            self.documents,
+            self.embeddings,
+            self.index,
+            self.text,
+            lambda: int(self.engine.info["max_model_len"]),
+            lambda: self.engine.switches,
+            lambda: self.ingest.index_version,
         )
-        self.generations = GenerationService(self.engine, self.text, self.ledger, settings.served_model)
+        self.answers = AnswerCache(
+            self.database, lambda texts: self.embeddings.embed(texts, source="console").vectors
+        )
+        self.generations = GenerationService(self.engine, self.text, self.ledger, self.answers, settings.served_model)
         self.conversations = Conversations(
             self.database,
             self.generations,
@@ -117,7 +130,7 @@ class Runtime:
         """Start the engine and everything that works in the background; returns at once."""
         self._local.start()
         threading.Thread(target=self._open_index, name="open-index", daemon=True).start()
-        self.documents.start()
+        self.ingest.start()
         self.jobs.start()
 
     def _open_index(self) -> None:
@@ -128,7 +141,8 @@ class Runtime:
                 return
             time.sleep(1)
         try:
-            self.index.open(self.engine.info["embedding_fingerprint"][:16], self._report)
+            info = self.engine.info
+            self.index.open(info["embedding_fingerprint"][:16], info["embedding_dimension"], self._report)
         except Exception:
             log.exception("the search index could not be opened")
             self.notice = "The search index could not be opened; see the log."
@@ -141,8 +155,9 @@ class Runtime:
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
         self.jobs.close()
-        self.documents.close()
+        self.ingest.close()
         self.generations.close()
+        self.index.close()
         self._local.stop()
         self.ledger.close()
         self.database.close()

@@ -87,7 +87,7 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
             system = st.text_area(
                 "System prompt", key="system", placeholder="How the assistant should behave", persist_state="session"
             )
-            temperature = st.slider("Temperature", 0.0, 2.0, 0.2, 0.1, key="temperature", persist_state="session",
+            temperature = st.slider("Temperature", 0.0, 2.0, 0.0, 0.1, key="temperature", persist_state="session",
                                     help="0 always takes the likeliest token.")
             top_p = st.slider("Top-p", 0.05, 1.0, 0.9, 0.05, key="top_p", persist_state="session")
             repetition = st.slider("Repetition penalty", 1.0, 1.5, 1.0, 0.05, key="repetition", persist_state="session",
@@ -173,7 +173,22 @@ def draw_answer(message: Message) -> None:
     elif message.state == "stopped":
         st.caption("Stopped." if message.text else "Stopped before the first word.")
     draw_citations(message.details.get("citations", []), message.id)
+    draw_cache(message.details.get("answer_cache"))
     draw_account(message.details.get("account"))
+
+
+def draw_cache(details: dict[str, str] | None) -> None:
+    """That an answer was given before, and to which question."""
+    if details is None:
+        return
+    if details["kind"] == "exact":
+        st.caption(":material/bolt: Answered before; nothing was computed. *Regenerate* asks the model again.")
+    else:
+        question = details["question"].replace("$", "\\$")
+        st.caption(
+            f":orange[:material/join: The stored answer to a like question] ({details['similarity']}): “{question}”. "
+            "*Regenerate* asks the model."
+        )
 
 
 def draw_citations(citations: list[dict[str, Any]], key: str) -> None:

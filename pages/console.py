@@ -13,7 +13,12 @@ from backend.runtime import Runtime, current
 
 HERE = Path(__file__).parent
 PAGES = {
-    "Use": [("chat", "Chat", "forum"), ("documents", "Documents", "description"), ("jobs", "Jobs", "schedule")],
+    "Use": [
+        ("chat", "Chat", "forum"),
+        ("documents", "Documents", "description"),
+        ("retrieval", "Retrieval", "hub"),
+        ("jobs", "Jobs", "schedule"),
+    ],
     "Understand": [("dashboard", "Dashboard", "monitoring"), ("optimizations", "Optimizations", "tune")],
     "Connect": [("connect", "API", "api")],
 }

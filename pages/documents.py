@@ -1,8 +1,10 @@
-"""Upload documents and see what became of them."""
+"""Upload documents, see what became of them, their versions and chunks, and what the caches saved."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -12,7 +14,7 @@ from backend.knowledge.documents import DEFAULT_COLLECTION, PENDING
 from backend.knowledge.parse import SUPPORTED
 from backend.runtime import Runtime, current
 from backend.store.tables import Document
-from pages.formatting import passage, seconds, size, when
+from pages.formatting import money, passage, seconds, size, when
 
 STATES = {
     "queued": ":gray-badge[:material/schedule: queued]",
@@ -21,6 +23,9 @@ STATES = {
     "ready": ":green-badge[:material/check: ready]",
     "failed": ":red-badge[:material/error: failed]",
 }
+EVERYTHING = "All collections"
+CHUNKS_A_PAGE = 20
+ROWS = 100
 
 
 def pieces(file: Any) -> Iterator[bytes]:
@@ -30,67 +35,164 @@ def pieces(file: Any) -> Iterator[bytes]:
         yield piece
 
 
+def take_in(runtime: Runtime, file: Any, collection: str) -> list[str]:
+    """Store a file, or every file of a zip archive; returns what was refused and why."""
+    try:
+        if not file.name.lower().endswith(".zip"):
+            runtime.documents.upload(file.name, pieces(file), collection)
+            return []
+        with tempfile.NamedTemporaryFile(suffix=".zip") as aside:
+            for piece in pieces(file):
+                aside.write(piece)
+            aside.flush()
+            _, refused = runtime.documents.upload_archive(file.name, Path(aside.name), collection)
+            return refused
+    except TenfoldError as error:
+        return [error.message]
+
+
 def uploader(runtime: Runtime) -> None:
-    """Drop files; they are taken in as soon as they are here."""
+    """Drop files, a folder or a zip archive; they are taken in as soon as they are here."""
     generation = st.session_state.setdefault("uploads", 0)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with right:
-        collection = st.text_input("Collection", DEFAULT_COLLECTION, help="A new name makes a new collection.")
+        collection = st.text_input("Into collection", DEFAULT_COLLECTION, help="A new name makes a new collection.")
+        folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
         files = st.file_uploader(
-            f"Drop files: {', '.join(s.removeprefix('.') for s in SUPPORTED)}; at most "
-            f"{runtime.settings.max_upload_mb} MB each",
-            accept_multiple_files=True,
-            key=f"uploader-{generation}",
+            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in SUPPORTED)}; at most "
+            f"{runtime.settings.max_upload_mb} MB each. A changed file of a known name becomes its new version.",
+            accept_multiple_files="directory" if folder else True,
+            key=f"uploader-{generation}-{folder}",
         )
     if not files:
         return
-    refused = []
-    for file in files:
-        try:
-            runtime.documents.upload(file.name, pieces(file), collection)
-        except TenfoldError as error:
-            refused.append(error.message)
-    st.session_state["refused"] = refused
+    st.session_state["refused"] = [reason for file in files for reason in take_in(runtime, file, collection)]
     st.session_state["uploads"] = generation + 1  # a new key lets go of the files' memory
     st.rerun()
 
 
-def row(runtime: Runtime, document: Document) -> None:
+def facts(runtime: Runtime, document: Document) -> str:
+    """What there is to say about a document in one line."""
+    about = [size(document.size)]
+    if document.version > 1 or document.latest > 1:
+        about.append(f"version {document.version or '–'}")
+    if document.state == "ready":
+        known = f", {document.reused} known already" if document.reused else ""
+        about += [f"{document.chunk_count} chunks{known}", f"read in {seconds(document.seconds)}"]
+    about.append(when(document.created))
+    return " · ".join(about)
+
+
+def progress(runtime: Runtime, document: Document) -> None:
+    """How far reading has come, how fast, and for how long yet."""
+    rate = runtime.ingest.rate(document.id)
+    text = size(document.size)
+    if rate is not None and rate.per_second:
+        text = f"{rate.done:,} of {rate.total:,} chunks · {rate.per_second:.0f} a second · {seconds(rate.left)} left"
+    st.progress(document.progress, text=text)
+
+
+def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
     """One document."""
     with st.container(border=True):
-        name, state, facts, buttons = st.columns([4, 1.6, 5, 2.6], vertical_alignment="center")
+        name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
         name.markdown(f"**{document.name.replace('$', chr(92) + '$')}**")
+        others = [c for c in collections if c != DEFAULT_COLLECTION]
+        if others:
+            name.markdown(" ".join(f":violet-badge[{c}]" for c in others))
         state.markdown(STATES[document.state])
-        if document.state == "ready":
-            reused = f", {document.reused} known already" if document.reused else ""
-            facts.caption(
-                f"{size(document.size)} · {document.chunk_count} chunks{reused} · read in {seconds(document.seconds)} "
-                f"· {when(document.created)}"
-            )
-        elif document.state == "failed":
-            facts.caption(f"{size(document.size)} · {when(document.created)}")
-        else:
-            facts.progress(document.progress, text=size(document.size))
+        with about:
+            if document.state in PENDING:
+                progress(runtime, document)
+                if document.build:
+                    st.caption(f"Version {document.version} answers until this one is ready.")
+            else:
+                st.caption(facts(runtime, document))
         with buttons.container(horizontal=True, horizontal_alignment="right"):
-            if document.state == "ready" and st.button("Chunks", key=f"chunks-{document.id}"):
-                st.session_state["shown"] = None if st.session_state.get("shown") == document.id else document.id
+            shown = st.session_state.get("shown") == document.id
+            if document.build and st.button("Close" if shown else "Open", key=f"open-{document.id}"):
+                st.session_state["shown"] = None if shown else document.id
                 st.rerun()
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
                 runtime.documents.retry(document.id)
+                st.rerun()
+            if document.state in PENDING and st.button("Cancel", key=f"cancel-{document.id}"):
+                runtime.documents.cancel(document.id)
                 st.rerun()
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
                 runtime.documents.delete(document.id)
                 st.rerun()
         if document.state == "failed":
             st.error(document.reason, icon=":material/error:")
-        if st.session_state.get("shown") == document.id:
-            for chunk in runtime.documents.chunks(document.id)[:50]:
-                st.caption(f"Part {chunk.position + 1} · {chunk.tokens} tokens")
-                st.markdown(passage(chunk.text))
-                st.divider()
-            if document.chunk_count > 50:
-                st.caption(f"The first 50 of {document.chunk_count} chunks are shown.")
+            if document.build:
+                st.caption(f"Version {document.version} still answers.")
+        if shown and document.build:
+            details(runtime, document, collections)
+
+
+def details(runtime: Runtime, document: Document, collections: list[str]) -> None:
+    """Chunks, versions and collections of a document."""
+    chunks, versions, membership = st.tabs(["Chunks", "Versions", "Collections"])
+    with chunks:
+        chunk_viewer(runtime, document)
+    with versions:
+        version_list(runtime, document)
+    with membership:
+        known = sorted({*runtime.documents.collections(), *collections})
+        chosen = st.multiselect(
+            "In these collections", known, default=collections, key=f"collections-{document.id}",
+            accept_new_options=True, help="A document may be in several; nothing is embedded again.",
+        )
+        if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
+            try:
+                runtime.documents.set_collections(document.id, chosen)
+                st.rerun()
+            except TenfoldError as error:
+                st.error(error.message)
+
+
+def chunk_viewer(runtime: Runtime, document: Document) -> None:
+    """The chunks in force, some at a time, with a search among them."""
+    chunks = runtime.documents.chunks(document.id)
+    look_for = st.text_input(
+        "Find in chunks", key=f"find-{document.id}", placeholder="Find in chunks", label_visibility="collapsed",
+        icon=":material/search:",
+    )
+    if look_for:
+        chunks = [chunk for chunk in chunks if look_for.lower() in chunk.text.lower()]
+    if not chunks:
+        st.caption("No chunk contains this.")
+        return
+    pages = -(-len(chunks) // CHUNKS_A_PAGE)
+    page = 1
+    if pages > 1:
+        page = int(st.number_input(f"Page of {pages}", 1, pages, 1, key=f"page-{document.id}-{look_for}"))
+    for chunk in chunks[(page - 1) * CHUNKS_A_PAGE : page * CHUNKS_A_PAGE]:
+        st.caption(f"Part {chunk.position + 1} · {chunk.tokens} tokens")
+        st.markdown(passage(chunk.text))
+        st.divider()
+
+
+def version_list(runtime: Runtime, document: Document) -> None:
+    """The versions of a document, and what each changed."""
+    for version in runtime.documents.versions(document.id):
+        force = " :green-badge[in force]" if version.number == document.version else ""
+        what = f"{version.chunk_count} chunks, {version.embedded} embedded" if version.build else "text not kept"
+        st.markdown(f"**Version {version.number}**{force} · {size(version.size)} · {when(version.created)} · {what}")
+        if not version.build or version.number == 1:
+            continue
+        with st.expander(f"What version {version.number} changed"):
+            try:
+                change = runtime.documents.changes(document.id, version.number)
+            except TenfoldError as error:
+                st.caption(error.message)
+                continue
+            st.caption(f"{change.kept} chunks kept, {len(change.added)} added, {len(change.removed)} removed")
+            for mark, color, texts in (("Added", "green", change.added), ("Removed", "red", change.removed)):
+                for text in texts[:10]:
+                    st.markdown(f":{color}-badge[{mark}]")
+                    st.markdown(passage(text))
 
 
 def empty(runtime: Runtime) -> None:
@@ -104,34 +206,93 @@ def empty(runtime: Runtime) -> None:
 
 
 def table(runtime: Runtime) -> None:
-    """All documents; redrawn while some are being read."""
+    """The documents of a collection; redrawn while some are being read."""
+    counts = runtime.documents.collections()
+    chosen = EVERYTHING
+    if len(counts) > 1:
+        labels = {EVERYTHING: EVERYTHING, **{name: f"{name} ({count})" for name, count in counts.items()}}
+        chosen = st.selectbox(
+            "Show", list(labels), format_func=labels.__getitem__, key="collection", persist_state="session"
+        )
+        if counts.get(chosen) == 0 and st.button("Delete this empty collection"):
+            runtime.documents.delete_collection(chosen)
+            st.rerun()
     working = runtime.documents.pending > 0
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
-        documents = runtime.documents.find()
-        if working and not any(d.state in PENDING for d in documents):
+        documents = runtime.documents.find(None if chosen == EVERYTHING else chosen)
+        memberships = runtime.documents.memberships()
+        if working and not runtime.documents.pending:
             st.rerun()
-        for document in documents[:100]:
-            row(runtime, document)
-        if len(documents) > 100:
-            st.caption(f"The latest 100 of {len(documents)} documents are shown.")
+        for document in documents[:ROWS]:
+            row(runtime, document, memberships.get(document.id, []))
+        if len(documents) > ROWS:
+            st.caption(f"The latest {ROWS} of {len(documents):,} documents are shown.")
 
     rows()
 
 
 def summary(runtime: Runtime) -> None:
-    """What is known, and what the embedding cache saved."""
+    """What is known."""
     documents = runtime.documents.find()
     cache = runtime.embeddings.statistics()
     with st.container(horizontal=True):
-        st.metric("Documents", len(documents), border=True)
-        st.metric("Chunks", sum(d.chunk_count for d in documents if d.state == "ready"), border=True)
-        st.metric("Vectors kept", cache["entries"], border=True, help=size(cache["bytes"]))
+        st.metric("Documents", f"{len(documents):,}", border=True)
+        st.metric("Chunks", f"{sum(d.chunk_count for d in documents if d.build):,}", border=True)
+        st.metric("Vectors kept", f"{cache['entries']:,}", border=True, help=size(cache["bytes"]))
         st.metric(
-            "Embeddings not computed again", cache["hits"], border=True,
+            "Embeddings not computed again", f"{cache['hits']:,}", border=True,
             help=f"{cache['tokens_saved']:,} tokens that the model did not have to read again.",
         )
+
+
+def caches(runtime: Runtime) -> None:
+    """What is never computed twice, and what that saved."""
+    with st.expander("Caches", icon=":material/savings:"):
+        price = runtime.prices.current.per_hour / 3600
+        cache, answers = runtime.embeddings.statistics(), runtime.answers.statistics()
+        saved = cache["tokens_saved"] * runtime.ledger.embedding_rate()
+        st.markdown(
+            f"**Embeddings**: {cache['entries']:,} vectors, {size(cache['bytes'])} · {cache['hits']:,} hits · "
+            f"{cache['tokens_saved']:,} tokens, {seconds(saved)} and {money(saved * price)} saved".replace("$", "\\$")
+        )
+        models = runtime.embeddings.by_model()
+        if models:
+            st.dataframe(
+                [{**m, "bytes": size(m["bytes"])} for m in models], hide_index=True, width="stretch", key="cache-models"
+            )
+        kept = answers["seconds_saved"]
+        st.markdown(
+            f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
+            f"engine and {money(kept * price)} saved".replace("$", "\\$")
+        )
+        if answers["entries"] and st.button("Forget all answers"):
+            runtime.answers.clear()
+            st.rerun()
+
+
+def reindex(runtime: Runtime) -> None:
+    """Read documents anew, with what it would take said before."""
+    with st.expander("Read documents again", icon=":material/restart_alt:"):
+        if not runtime.ready:
+            st.caption("The models are still being loaded.")
+            return
+        stale = runtime.ingest.plan()
+        everything = runtime.ingest.plan([d.id for d in runtime.documents.find()])
+        st.write(
+            "After a change of the chunk size or the embedding model, documents that were read before it are read "
+            "again here. What is in force answers meanwhile, and equal chunks keep their vectors."
+        )
+        for label, plan, key in (
+            ("that were read otherwise", stale, "reindex-stale"), ("in all", everything, "reindex-all")
+        ):  # fmt: skip
+            text, button = st.columns([4, 1], vertical_alignment="center")
+            cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {money(plan.cost)}"
+            text.markdown(f"{len(plan.documents):,} documents {label}: {cost}".replace("$", "\\$"))
+            if button.button("Read again", key=key, disabled=not plan.documents, width="stretch"):
+                runtime.documents.reread(plan.documents)
+                st.rerun()
 
 
 def main() -> None:
@@ -139,12 +300,14 @@ def main() -> None:
     runtime = current()
     st.title("Documents")
     uploader(runtime)
-    for message in st.session_state.pop("refused", []):
+    for message in st.session_state.pop("refused", [])[:20]:
         st.error(message)
     if not runtime.documents.find():
         empty(runtime)
         return
     summary(runtime)
+    caches(runtime)
+    reindex(runtime)
     table(runtime)
 
 

@@ -72,6 +72,7 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
         raise InvalidInputError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     messages = [message.plain() for message in body.messages]
     citations: list[dict[str, Any]] = []
+    source: dict[str, Any] = {"messages": messages}
     if body.documents:
         collection = body.documents if isinstance(body.documents, str) else None
         question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
@@ -82,10 +83,16 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
         grounding = await run_in_threadpool(
             lambda: runtime.retriever.ground(question, history, collection, system, source="api")
         )
-        messages, citations = grounding.messages, grounding.citations
+        citations = grounding.citations
+        source = {name: getattr(grounding, name) for name in ("messages", "passages", "index_version", "reply")}
+        source["citations"] = tuple(citations)
+    asked = [m["content"] for m in messages if m["role"] != "system"]
+    if len(asked) == 1:
+        systems = [m["content"] for m in messages if m["role"] == "system"]
+        source |= {"question": asked[0], "scope": str([body.documents, *systems])}
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     generations = await _start(
-        runtime, request, body, [{"messages": messages}], logprobs, body.max_completion_tokens or body.max_tokens
+        runtime, request, body, [source], logprobs, body.max_completion_tokens or body.max_tokens
     )
 
     def whole(index: int, generation: Generation, pieces: list[Piece]) -> dict[str, Any]:
@@ -95,8 +102,11 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
             "finish_reason": generation.finish_reason,
             "logprobs": _chat_logprobs(runtime, pieces) if body.logprobs else None,
         }
-        if citations:
-            choice["message"]["citations"] = citations
+        quoted = generation.details.get("citations", citations)
+        if quoted:
+            choice["message"]["citations"] = quoted
+        if "answer_cache" in generation.details:
+            choice["message"]["answer_cache"] = generation.details["answer_cache"]
         return choice
 
     def delta(index: int, generation: Generation, pieces: list[Piece]) -> dict[str, Any]:
@@ -171,7 +181,8 @@ async def _start(
 
     def start() -> list[Generation]:
         for text_request in wanted:  # every one is checked before any is started
-            runtime.generations.prepare(text_request)
+            if text_request.reply is None:
+                runtime.generations.prepare(text_request)
         return [runtime.generations.start(text_request) for text_request in wanted]
 
     return await run_in_threadpool(start)

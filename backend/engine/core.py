@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import logging
 import os
 import threading
@@ -137,7 +138,7 @@ class EngineCore:
         self.embedding_folder = None
         if config.embedding_model is not None:
             self.embedding_folder = resolve(config.embedding_model, config.cache_dir)
-            self.encoder = Encoder(self.embedding_folder, self.device)
+            self.encoder = Encoder(self.embedding_folder, self.device, self.kernels)
         self.load_seconds = time.monotonic() - started
 
         self._embeds: deque[Embed] = deque()
@@ -235,11 +236,18 @@ class EngineCore:
             "block_size": BLOCK_SIZE,
             "load_seconds": self.load_seconds,
             "embedding_folder": str(self.embedding_folder) if self.embedding_folder else None,
-            "embedding_fingerprint": fingerprint(self.embedding_folder) if self.embedding_folder else None,
+            "embedding_fingerprint": self._embedding_fingerprint(),
             "embedding_dimension": self.encoder.dimension if self.encoder else None,
             "embedding_max_tokens": self.encoder.max_tokens if self.encoder else None,
             "pid": os.getpid(),
         }
+
+    def _embedding_fingerprint(self) -> str | None:
+        """Of weights and of how they are computed with: whatever a vector's bits depend on."""
+        if self.encoder is None or self.embedding_folder is None:
+            return None
+        both = f"{fingerprint(self.embedding_folder)}:{self.encoder.precision}"
+        return hashlib.sha256(both.encode()).hexdigest()[:32]
 
     def set_switches(self, switches: Switches) -> None:
         """Apply switches now; a new variant is loaded in the background and swapped in between two steps."""

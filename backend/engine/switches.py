@@ -133,6 +133,35 @@ class Switches:
         label="Embedding cache",
         help="A text that was embedded once is never embedded again, not even after a restart. Exact.",
     )
+    answer_cache: bool = _switch(
+        True,
+        group="Caches",
+        label="Answer cache",
+        help="The same prompt with the same parameters over the same documents is answered at once. Exact: only for "
+        "answers that would come out the same (temperature 0, or a seed).",
+    )
+    semantic_cache: bool = _switch(
+        False,
+        group="Caches",
+        label="Answers to like questions",
+        help="A single question that is worded otherwise but means the same gets the stored answer, and says so. Not "
+        "exact; see the README for how often it is wrong. Needs the answer cache.",
+    )
+    semantic_threshold_percent: int = _switch(
+        95,
+        group="Caches",
+        label="How like a question must be (%)",
+        low=95,
+        high=100,
+        help="Cosine of the two questions' embeddings.",
+    )
+    graph_retrieval: bool = _switch(
+        True,
+        group="Retrieval",
+        label="Sparse graph retrieval",
+        help="A question walks from what is near, what has its words and what it names over a graph of mentions, and "
+        "scores only what it reaches. Off: every chunk is compared with the question.",
+    )
     quantization: str = _switch(
         "auto",
         group="Precision",
@@ -220,6 +249,8 @@ PRESETS: dict[str, Switches] = {
         disk_prefix_cache=False,
         cuda_graphs=False,
         embedding_cache=False,
+        answer_cache=False,
+        graph_retrieval=False,
         quantization="fp32",
     ),
     "Balanced": Switches(),

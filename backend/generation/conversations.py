@@ -24,7 +24,7 @@ class ChatOptions:
     """How to answer: system prompt, sampling, and which collection to answer from (None: no documents)."""
 
     system: str = ""
-    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.2, top_p=0.9))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     max_tokens: int | None = None
     collection: str | None = None
 
@@ -35,6 +35,16 @@ class Grounding:
 
     messages: list[dict[str, str]]
     citations: list[dict[str, Any]]
+    passages: tuple[str, ...] = ()  # the texts quoted
+    index_version: int = 0
+    reply: str | None = None  # what to say instead, where nothing was found
+
+    def request(self, **more: Any) -> TextRequest:
+        """The request to generate from it."""
+        return TextRequest(
+            messages=self.messages, passages=self.passages, citations=tuple(self.citations),
+            index_version=self.index_version, reply=self.reply, **more,
+        )  # fmt: skip
 
 
 Ground = Callable[[str, list[dict[str, str]], str, str], Grounding]
@@ -169,7 +179,7 @@ class Conversations:
             ).all()
             if messages and messages[-1].role == "assistant":
                 session.delete(messages[-1])
-        return self._answer(conversation_id, options)
+        return self._answer(conversation_id, options, fresh=True)
 
     def edit(self, message_id: str, text: str, options: ChatOptions) -> Message:
         """Change a question and answer it again; what came after it is dropped."""
@@ -209,7 +219,7 @@ class Conversations:
             self._generations.cancel(generation)
             generation.wait(5)
 
-    def _answer(self, conversation_id: str, options: ChatOptions) -> Message:
+    def _answer(self, conversation_id: str, options: ChatOptions, *, fresh: bool = False) -> Message:
         history = [m for m in self.messages(conversation_id) if m.text]
         turns = [{"role": m.role, "content": m.text} for m in history]
         if not turns or turns[-1]["role"] != "user":
@@ -225,16 +235,17 @@ class Conversations:
         generation.on_end(lambda g: self._store(answer.id, g))
 
         def prepare() -> TextRequest:
-            if options.collection is not None:
-                grounding = self._ground(turns[-1]["content"], turns[:-1], options.collection, options.system)
-                generation.details["citations"] = grounding.citations
-                messages = grounding.messages
-            else:
+            question = turns[-1]["content"]
+            common: dict[str, Any] = {
+                "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
+                "question": question if len(turns) == 1 else "", "scope": f"{options.collection}\0{options.system}",
+            }  # fmt: skip
+            if options.collection is None:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
-                messages = [*system, *turns]
-            return TextRequest(
-                messages=messages, sampling=options.sampling, max_tokens=options.max_tokens, source="console"
-            )
+                return TextRequest(messages=[*system, *turns], **common)
+            grounding = self._ground(question, turns[:-1], options.collection, options.system)
+            generation.details["citations"] = grounding.citations
+            return grounding.request(**common)
 
         self._generations.start_in_background(generation, prepare)
         return answer

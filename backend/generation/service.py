@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from backend.engine.client import EngineClient, Event, Token
 from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
 from backend.errors import ContextLengthError, InvalidInputError, TenfoldError, UnavailableError
+from backend.generation.answers import AnswerCache, answer_key, repeatable, scope_key
 from backend.metering.account import Account
 from backend.metering.ledger import Ledger
 from backend.models.text import StreamDecoder, TextModel
-from backend.store.tables import new_id
+from backend.store.tables import Answer, new_id
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,17 @@ DEFAULT_MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What to generate: messages for the chat template, plain text, or token ids."""
+    """What to generate: messages for the chat template, plain text, or token ids.
+
+    Attributes:
+        passages: texts within the messages that may come again elsewhere in other prompts.
+        citations: what the messages quote, kept with the answer.
+        question: the one question of a conversation that has no other; another like it may be answered the same.
+        scope: what such a question must have in common with this one.
+        index_version: of the documents that were searched; 0 where none were.
+        fresh: do not give an answer again.
+        reply: what to answer without asking the model.
+    """
 
     messages: list[dict[str, str]] | None = None
     text: str | None = None
@@ -40,6 +51,13 @@ class TextRequest:
     path: str = REALTIME
     source: str = "api"
     salt: str = ""
+    passages: tuple[str, ...] = ()
+    citations: tuple[dict[str, Any], ...] = ()
+    question: str = ""
+    scope: str = ""
+    index_version: int = 0
+    fresh: bool = False
+    reply: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +219,15 @@ def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
 class GenerationService:
     """Starts generations and sees them to their end."""
 
-    def __init__(self, engine: EngineClient, text: Callable[[], TextModel], ledger: Ledger, model: str) -> None:
-        self.engine, self.ledger, self.model = engine, ledger, model
+    def __init__(
+        self,
+        engine: EngineClient,
+        text: Callable[[], TextModel],
+        ledger: Ledger,
+        answers: AnswerCache,
+        model: str,
+    ) -> None:
+        self.engine, self.ledger, self.answers, self.model = engine, ledger, answers, model
         self._text = text
         self._active: dict[str, Generation] = {}
         self._workers = ThreadPoolExecutor(16, thread_name_prefix="prepare")
@@ -212,8 +237,8 @@ class GenerationService:
         """Generations that have not ended, by id."""
         return dict(self._active)
 
-    def prepare(self, request: TextRequest) -> tuple[list[int], SamplingParams]:
-        """Tokenize and check a request.
+    def prepare(self, request: TextRequest) -> tuple[list[int], SamplingParams, tuple[tuple[int, int], ...]]:
+        """Tokenize and check a request; also says where its passages stand.
 
         Raises:
             InvalidInputError: an empty prompt, tokens outside the vocabulary, parameters out of range.
@@ -224,9 +249,10 @@ class GenerationService:
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidInputError("max_tokens must be at least 1.", param="max_tokens")
         text = self._text()
+        segments: tuple[tuple[int, int], ...] = ()
         if request.messages is not None:
             try:
-                ids = text.encode_chat(request.messages)
+                ids, segments = text.encode_chat_with(request.messages, request.passages)
             except ValueError as error:
                 raise InvalidInputError(str(error), param="messages") from error
         elif request.text is not None:
@@ -249,7 +275,7 @@ class GenerationService:
                 param="messages" if request.messages is not None else "prompt",
             )
         most = request.max_tokens or min(room, DEFAULT_MAX_TOKENS)
-        return ids, replace(request.sampling, max_tokens=most)
+        return ids, replace(request.sampling, max_tokens=most), segments
 
     def start(self, request: TextRequest, generation: Generation | None = None) -> Generation:
         """Check a request and hand it to the engine; returns the generation to follow.
@@ -257,19 +283,32 @@ class GenerationService:
         Raises:
             TenfoldError: what `prepare` raises; nothing was started then.
         """
-        ids, sampling = self.prepare(request)
         generation = generation or Generation(request)
         generation.request = request
+        if request.reply is not None:
+            self._reply(generation, request.reply)
+            return generation
+        ids, sampling, segments = self.prepare(request)
+        switches = self.engine.switches
+        identity = f"{request.salt}:{self.model}:{self.engine.info['fingerprint']}:{self._variant()}"
+        key = answer_key(ids, sampling, request.stop, f"{identity}:{request.index_version}")
+        keeps = switches.answer_cache and repeatable(sampling) and sampling.logprobs is None
+        scope = ""
+        if request.question:
+            scope = scope_key(request.scope, request.index_version, asdict(sampling), request.stop, identity)
+        if keeps and not request.fresh and self._again(generation, key, scope):
+            return generation
         decoder = StreamDecoder(self._text(), list(request.stop))
         self._active[generation.id] = generation
         generation.on_end(self._forget)
         generation.update(status="queued", note="")
-        switches = self.engine.switches.as_dict()
+        tokens: list[int] = []
 
         def sink(event: Event) -> None:
             if isinstance(event, Token):
                 if decoder.stopped:
                     return
+                tokens.append(event.token_id)
                 generation.push(Piece(decoder.push(event.token_id), event.token_id, event.logprob))
                 if decoder.stopped:
                     self.engine.abort(generation.id)
@@ -285,9 +324,16 @@ class GenerationService:
                     path=request.path,
                     model=self.model,
                     outcome=reason,
-                    switches=switches,
+                    switches=switches.as_dict(),
                 )
                 generation.update(status="done", finish_reason=reason, account=account)
+                if keeps and reason in ("stop", "length"):
+                    answer = Answer(
+                        key=key, scope=scope, question=request.question, token_ids=tokens, finish_reason=reason,
+                        citations=list(request.citations), prompt_tokens=len(ids),
+                        compute_seconds=event.usage.compute_seconds,
+                    )  # fmt: skip
+                    self._later(lambda: self.answers.put(answer))
             elif isinstance(event, Failed):
                 kind = InvalidInputError if event.kind == "invalid" else UnavailableError
                 generation.update(status="failed", error=kind(event.error))
@@ -296,11 +342,62 @@ class GenerationService:
             generation.update(status="done", finish_reason="abort")
             return generation
         self.engine.generate(
-            Generate(generation.id, ids, sampling, request.path, request.salt, time.monotonic()), sink
+            Generate(generation.id, ids, sampling, request.path, request.salt, time.monotonic(), segments), sink
         )
         if generation.cancelled:  # cancelled between the check and the submission
             self.engine.abort(generation.id)
         return generation
+
+    def _variant(self) -> str:
+        """What of the switches changes an answer's tokens."""
+        applied = self.engine.applied
+        s = self.engine.switches
+        sparse = s.sparse_attention and s.sparse_keep_percent
+        inexact = (s.kv_cache, sparse, s.chunk_reuse and s.chunk_recompute_percent)
+        return f"{applied.variant if applied else ''}:{inexact}"
+
+    def _again(self, generation: Generation, key: str, scope: str) -> bool:
+        """Give a stored answer, if there is one."""
+        request, switches = generation.request, self.engine.switches
+        answer, details = self.answers.get(key), {"kind": "exact"}
+        if answer is None and switches.semantic_cache and scope:
+            found = self.answers.like(request.question, scope, switches.semantic_threshold_percent / 100)
+            if found is not None:
+                answer = found[0]
+                details = {"kind": "semantic", "question": answer.question, "similarity": f"{found[1]:.3f}"}
+        if answer is None:
+            return False
+        generation.details["answer_cache"] = details
+        if details["kind"] == "semantic":
+            generation.details["citations"] = answer.citations
+        decoder = StreamDecoder(self._text(), list(request.stop))
+        for token in answer.token_ids:
+            if not decoder.stopped:
+                generation.push(Piece(decoder.push(token), token, None))
+        rest = decoder.finish()
+        if rest:
+            generation.push(Piece(rest, -1, None))
+        account = self.ledger.record_answer(
+            answer, request_id=generation.id, source=request.source, path=request.path, model=self.model,
+            latency=time.time() - generation.created,
+        )  # fmt: skip
+        generation.update(status="done", finish_reason=answer.finish_reason, account=account)
+        return True
+
+    @staticmethod
+    def _reply(generation: Generation, text: str) -> None:
+        generation.push(Piece(text, -1, None))
+        generation.update(status="done", finish_reason="stop")
+
+    def _later(self, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("an answer could not be kept")
+
+        with contextlib.suppress(RuntimeError):  # the server is stopping
+            self._workers.submit(guarded)
 
     def start_in_background(self, generation: Generation, prepare: Callable[[], TextRequest]) -> None:
         """Make the request in a worker (retrieval, waiting for the model), then start; errors end the generation."""

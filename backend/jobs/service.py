@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -258,17 +259,16 @@ class Jobs:
 
     def _generate(self, job: Job, position: int, ended: Callable[[], bool]) -> Generation | None:
         prompt = job.prompts[position]
+        common: dict[str, Any] = {
+            "sampling": SamplingParams(temperature=job.temperature), "max_tokens": job.max_tokens, "path": BATCH,
+            "source": "job", "question": prompt, "scope": f"{job.documents}\0{job.system}",
+        }  # fmt: skip
         if job.documents:
-            messages = self._ground(prompt, job.system).messages
+            request = self._ground(prompt, job.system).request(**common)
         else:
             system = [{"role": "system", "content": job.system}] if job.system.strip() else []
-            messages = [*system, {"role": "user", "content": prompt}]
-        generation = self._generations.start(
-            TextRequest(
-                messages=messages, sampling=SamplingParams(temperature=job.temperature), max_tokens=job.max_tokens,
-                path=BATCH, source="job",
-            )
-        )
+            request = TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)
+        generation = self._generations.start(request)
         while not generation.wait(0.25):
             if ended():
                 self._generations.cancel(generation)

@@ -1,72 +1,62 @@
-"""The life of a document: queued → parsing → embedding → ready, or failed with its reason. Every state survives a kill.
+"""What documents there are: uploads, versions, collections, states. The reading itself is done by `ingest`.
 
-One worker thread does the work; the state in the database says what is left to do, so a restart just goes on.
+A document keeps its identity by its name within a collection: a changed file of that name is a new version of it, and
+the version in force answers until the new one is ready.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete
-from sqlmodel import col, select
+from sqlalchemy import update
+from sqlmodel import Session, col, func, select
 
-from backend.engine.messages import BATCH
 from backend.errors import DocumentError, InvalidInputError, NotFoundError, TenfoldError, TooLargeError
-from backend.knowledge.chunk import Chunker
-from backend.knowledge.embeddings import EmbeddingService
-from backend.knowledge.index import VectorIndex
-from backend.knowledge.parse import check, parse
+from backend.knowledge.parse import SUPPORTED, check
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Chunk, Collection, CollectionDocument, Document
-
-log = logging.getLogger(__name__)
+from backend.store.tables import Chunk, Collection, CollectionDocument, Document, DocumentVersion
 
 DEFAULT_COLLECTION = "default"
 PENDING = ("queued", "parsing", "embedding")
+ARCHIVE_FILES = 2000
+ARCHIVE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a version differs from the one before: its chunks by what became of them, in order."""
+
+    added: list[str]
+    removed: list[str]
+    kept: int
 
 
 class Documents:
-    """Uploads, states, deletion, and the worker behind them."""
+    """Uploads, versions, collections, deletion."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        embeddings: EmbeddingService,
-        index: VectorIndex,
-        chunker: Callable[[], Chunker],
-        ready: Callable[[], bool],
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings, self._database = settings, database
-        self._embeddings, self._index, self._chunker, self._ready = embeddings, index, chunker, ready
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._cancelled: set[str] = set()
-        self._thread = threading.Thread(target=self._work, name="ingest", daemon=True)
+        self._lock = threading.Lock()  # two uploads of one name at once are one document
+        self.wake: Callable[[], None] = lambda: None  # tells the reader that there is work
+        self.cancelled: set[str] = set()
         settings.files_dir.mkdir(parents=True, exist_ok=True)
 
-    def start(self) -> None:
-        """Begin working; what a kill left unfinished is taken up again."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the worker; what it was doing goes on at the next start."""
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join(5)
-
-    # ---- what users do -------------------------------------------------------------------------------------------
+    # ---- uploading -----------------------------------------------------------------------------------------------
 
     def upload(self, name: str, data: Iterable[bytes], collection: str = DEFAULT_COLLECTION) -> Document:
         """Store a file and queue it. A file that cannot be read is kept as failed, with the reason.
+
+        The same content again changes nothing; another content under the same name is a new version.
 
         Args:
             name: the file's name; a folder part is dropped.
@@ -83,6 +73,40 @@ class Documents:
         collection = collection.strip()
         if not collection or len(collection) > 100:
             raise InvalidInputError("A collection's name has 1 to 100 characters.", param="collection")
+        sha256, size, head = self._keep(name, data)
+        problem = ""
+        try:
+            check(name, head, size)
+        except DocumentError as error:
+            problem = error.message
+        with self._lock, self._database.session() as session:
+            document = self._same(session, name, sha256, collection) or self._named(session, name, collection)
+            if document is None:
+                document = Document(name=name, sha256=sha256, size=size)
+                session.add(document)
+                session.flush()
+                session.add(DocumentVersion(document_id=document.id, number=1, sha256=sha256, size=size))
+                document.state, document.reason = ("failed", problem) if problem else ("queued", "")
+            elif document.sha256 != sha256:
+                document.latest += 1
+                document.sha256, document.size = sha256, size
+                document.state, document.reason = ("failed", problem) if problem else ("queued", "")
+                document.progress, document.updated = 0.0, time.time()
+                number = document.latest
+                session.add(DocumentVersion(document_id=document.id, number=number, sha256=sha256, size=size))
+            elif document.state == "failed" and not problem:
+                document.state, document.reason = "queued", ""
+            session.add(document)
+            if session.get(Collection, collection) is None:
+                session.add(Collection(name=collection))
+            session.flush()
+            if session.get(CollectionDocument, (collection, document.id)) is None:
+                session.add(CollectionDocument(collection=collection, document_id=document.id))
+        self.wake()
+        return document
+
+    def _keep(self, name: str, data: Iterable[bytes]) -> tuple[str, int, bytes]:
+        """Write the bytes under their hash: (sha256, size, beginning)."""
         digest, size, head = hashlib.sha256(), 0, b""
         limit = self._settings.max_upload_mb << 20
         with tempfile.NamedTemporaryFile(dir=self._settings.files_dir, delete=False) as aside:
@@ -102,31 +126,60 @@ class Documents:
             except BaseException:
                 Path(aside.name).unlink(missing_ok=True)
                 raise
-        document = Document(name=name, sha256=digest.hexdigest(), size=size)
+        return digest.hexdigest(), size, head
+
+    @staticmethod
+    def _same(session: Session, name: str, sha256: str, collection: str) -> Document | None:
+        """A document of this name and content, wherever it is; one of this collection before others."""
+        found = session.exec(
+            select(Document).where(Document.sha256 == sha256, Document.name == name, Document.state != "deleting")
+        ).all()
+        return min(
+            found, key=lambda d: session.get(CollectionDocument, (collection, d.id)) is None, default=None
+        )
+
+    @staticmethod
+    def _named(session: Session, name: str, collection: str) -> Document | None:
+        return session.exec(
+            select(Document)
+            .join(CollectionDocument)
+            .where(
+                CollectionDocument.collection == collection, Document.name == name, Document.state != "deleting"
+            )
+        ).first()
+
+    def upload_archive(
+        self, name: str, file: Path, collection: str = DEFAULT_COLLECTION
+    ) -> tuple[list[Document], list[str]]:
+        """Take every file of a zip archive in; returns the documents, and what was left out and why.
+
+        Raises:
+            InvalidInputError: not a zip archive, encrypted, or more than it may hold.
+        """
         try:
-            check(name, head, size)
-        except DocumentError as error:
-            document.state, document.reason = "failed", error.message
-        with self._database.session() as session:
-            same = session.exec(
-                select(Document).where(
-                    Document.sha256 == document.sha256, Document.name == name, Document.state != "deleting"
-                )
-            ).first()
-            if same is not None:
-                document = same
-                if document.state == "failed":
-                    document.state, document.reason = "queued", ""
-                    session.add(document)
-            else:
-                session.add(document)
-            if session.get(Collection, collection) is None:
-                session.add(Collection(name=collection))
-            session.flush()
-            if session.get(CollectionDocument, (collection, document.id)) is None:
-                session.add(CollectionDocument(collection=collection, document_id=document.id))
-        self._wake.set()
-        return document
+            with zipfile.ZipFile(file) as archive:
+                members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+                if len(members) > ARCHIVE_FILES or sum(m.file_size for m in members) > ARCHIVE_BYTES:
+                    raise InvalidInputError(
+                        f"{name} holds more than {ARCHIVE_FILES:,} files or {ARCHIVE_BYTES >> 30} GB. Split it."
+                    )
+                documents: list[Document] = []
+                refused: list[str] = []
+                for member in members:
+                    if Path(member.filename).suffix.lower() not in SUPPORTED:
+                        refused.append(f"{member.filename}: this type is not supported.")
+                        continue
+                    try:
+                        documents.append(self.upload(member.filename, _unpacked(archive, member), collection))
+                    except (TenfoldError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                        refused.append(f"{member.filename}: {error}")
+        except zipfile.BadZipFile as error:
+            raise InvalidInputError(f"{name} is not a zip archive, or is damaged: {error}.", param="files") from error
+        if not documents and not refused:
+            raise InvalidInputError(f"{name} holds no files.", param="files")
+        return documents, refused
+
+    # ---- reading -------------------------------------------------------------------------------------------------
 
     def find(self, collection: str | None = None) -> list[Document]:
         """Documents, latest first."""
@@ -135,6 +188,10 @@ class Documents:
             if collection is not None:
                 query = query.join(CollectionDocument).where(CollectionDocument.collection == collection)
             return list(session.exec(query).all())
+
+    def searchable(self, collection: str | None = None) -> set[str]:
+        """Ids of documents with a version in force."""
+        return {document.id for document in self.find(collection) if document.build}
 
     def get(self, document_id: str) -> Document:
         """One document.
@@ -148,16 +205,57 @@ class Documents:
             raise NotFoundError(f"There is no document {document_id!r}.")
         return document
 
-    def chunks(self, document_id: str) -> list[Chunk]:
-        """The chunks of a document, in order."""
+    def chunks(self, document_id: str, number: int | None = None) -> list[Chunk]:
+        """The chunks of a document's version (None: the one in force), in order."""
         with self._database.session() as session:
-            query = select(Chunk).where(Chunk.document_id == document_id).order_by(col(Chunk.position))
-            return list(session.exec(query).all())
+            build = self._build(session, document_id, number)
+            query = select(Chunk).where(Chunk.document_id == document_id, Chunk.build == build)
+            return list(session.exec(query.order_by(col(Chunk.position))).all())
 
-    def chunk(self, chunk_id: str) -> tuple[Chunk, Document] | None:
-        """A chunk with its document; None once it is deleted."""
+    @staticmethod
+    def _build(session: Session, document_id: str, number: int | None) -> int:
+        if number is None:
+            document = session.get(Document, document_id)
+            return document.build if document else 0
+        version = session.get(DocumentVersion, (document_id, number))
+        return version.build if version else 0
+
+    def found(self, chunk_ids: list[str]) -> dict[str, tuple[Chunk, Document]]:
+        """Chunks in force with their documents, by id; those that are gone are left out."""
         with self._database.session() as session:
-            return session.exec(select(Chunk, Document).join(Document).where(Chunk.id == chunk_id)).first()
+            rows = session.exec(
+                select(Chunk, Document)
+                .join(Document)
+                .where(col(Chunk.id).in_(chunk_ids), Chunk.build == Document.build, Document.state != "deleting")
+            ).all()
+        return {chunk.id: (chunk, document) for chunk, document in rows}
+
+    def versions(self, document_id: str) -> list[DocumentVersion]:
+        """The versions of a document, latest first."""
+        with self._database.session() as session:
+            query = select(DocumentVersion).where(DocumentVersion.document_id == document_id)
+            return list(session.exec(query.order_by(col(DocumentVersion.number).desc())).all())
+
+    def changes(self, document_id: str, number: int) -> Change:
+        """What a version's text added to and removed from the version before that was read.
+
+        Raises:
+            NotFoundError: no such version, or its text is not kept any more.
+        """
+        self.get(document_id)
+        readable = [v for v in self.versions(document_id) if v.build and v.number <= number]
+        if not readable or readable[0].number != number:
+            raise NotFoundError(f"Version {number} has no text to compare.")
+        new = self.chunks(document_id, number)
+        old = self.chunks(document_id, readable[1].number) if len(readable) > 1 else []
+        before, after = {c.text_hash for c in old}, {c.text_hash for c in new}
+        return Change(
+            added=[c.text for c in new if c.text_hash not in before],
+            removed=[c.text for c in old if c.text_hash not in after],
+            kept=sum(c.text_hash in before for c in new),
+        )
+
+    # ---- collections ---------------------------------------------------------------------------------------------
 
     def collections(self) -> dict[str, int]:
         """Collections and how many documents each has."""
@@ -169,137 +267,106 @@ class Documents:
                 counts[name] += 1
         return counts
 
-    def retry(self, document_id: str) -> None:
-        """Queue a failed document again."""
+    def memberships(self) -> dict[str, list[str]]:
+        """Collections of every document, by its id."""
+        out: dict[str, list[str]] = {}
+        with self._database.session() as session:
+            query = select(CollectionDocument).order_by(col(CollectionDocument.collection))
+            for row in session.exec(query).all():
+                out.setdefault(row.document_id, []).append(row.collection)
+        return out
+
+    def set_collections(self, document_id: str, names: list[str]) -> None:
+        """Put a document into these collections and no others; nothing is read again.
+
+        Raises:
+            InvalidInputError: none, or a name that cannot be used.
+        """
         self.get(document_id)
-        self._cancelled.discard(document_id)
-        self._set(document_id, state="queued", reason="", progress=0.0)
-        self._wake.set()
+        wanted = {name.strip() for name in names}
+        if not wanted or not all(0 < len(name) <= 100 for name in wanted):
+            raise InvalidInputError("A document is in at least one collection; names have 1 to 100 characters.")
+        with self._database.session() as session:
+            for name in wanted:
+                if session.get(Collection, name) is None:
+                    session.add(Collection(name=name))
+            session.flush()
+            rows = session.exec(select(CollectionDocument).where(CollectionDocument.document_id == document_id)).all()
+            for row in rows:
+                if row.collection not in wanted:
+                    session.delete(row)
+            for name in wanted - {row.collection for row in rows}:
+                session.add(CollectionDocument(collection=name, document_id=document_id))
+
+    def delete_collection(self, name: str) -> None:
+        """Delete an empty collection.
+
+        Raises:
+            InvalidInputError: it still has documents.
+        """
+        if self.collections().get(name):
+            raise InvalidInputError(f"{name} still has documents. Move or delete them first.")
+        with self._database.session() as session:
+            row = session.get(Collection, name)
+            if row is not None:
+                session.delete(row)
+
+    # ---- changing state ------------------------------------------------------------------------------------------
+
+    def retry(self, document_id: str) -> None:
+        """Read a failed or cancelled document again."""
+        self.reread([document_id])
+
+    def reread(self, document_ids: list[str]) -> None:
+        """Queue documents to be read anew; what is in force answers meanwhile, and equal chunks keep their vectors."""
+        self.cancelled.difference_update(document_ids)
+        for document_id in document_ids:
+            if self.get(document_id).state not in PENDING:
+                self.set(document_id, state="queued", reason="", progress=0.0)
+        self.wake()
+
+    def cancel(self, document_id: str) -> None:
+        """Stop reading a document; a version in force stays."""
+        document = self.get(document_id)
+        if document.state in PENDING:
+            self.cancelled.add(document_id)
+            self.set(document_id, state="failed", reason="Cancelled. Retry to read it.")
 
     def delete(self, document_id: str) -> None:
         """Delete a document in whatever state it is; it disappears at once, its traces a moment later."""
         self.get(document_id)
-        self._cancelled.add(document_id)
-        self._set(document_id, state="deleting")
-        self._wake.set()
+        self.cancelled.add(document_id)
+        self.set(document_id, state="deleting")
+        self.wake()
+
+    def set(self, document_id: str, *, only_from: tuple[str, ...] | None = None, **changes: object) -> bool:
+        """Change a document's row unless it is being deleted (or not in one of `only_from`); whether it did."""
+        values = {**changes, "updated": time.time()}
+        with self._database.session() as session:
+            change = update(Document).where(col(Document.id) == document_id).values(**values)
+            if changes.get("state") != "deleting":
+                change = change.where(col(Document.state) != "deleting")
+            if only_from is not None:
+                change = change.where(col(Document.state).in_(only_from))
+            return bool(session.connection().execute(change).rowcount)
 
     @property
     def pending(self) -> int:
         """Documents still to be read."""
         with self._database.session() as session:
-            return len(session.exec(select(Document.id).where(col(Document.state).in_(PENDING))).all())
-
-    # ---- the worker ----------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.clear()
-            document = self._next()
-            if document is None:
-                self._wake.wait()
-                continue
-            if not self._ready():
-                self._wake.wait(0.5)  # the models are still being loaded
-                continue
-            try:
-                if document.state == "deleting":
-                    self._erase(document)
-                else:
-                    self._ingest(document)
-            except TenfoldError as error:
-                self._fail(document, error.message)
-            except Exception as error:
-                log.exception("document %s failed", document.id)
-                self._fail(document, f"Something went wrong: {error}. Retry, or look at the log.")
-
-    def _next(self) -> Document | None:
-        with self._database.session() as session:
-            query = select(Document).where(col(Document.state).in_(["deleting", *PENDING]))
-            waiting = session.exec(query.order_by(col(Document.created))).all()
-        return min(waiting, key=lambda d: d.state != "deleting", default=None)
-
-    def _set(self, document_id: str, **changes: object) -> None:
-        with self._database.session() as session:
-            document = session.get(Document, document_id)
-            if document is None or (document.state == "deleting" and changes.get("state") != "deleting"):
-                return
-            for name, value in changes.items():
-                setattr(document, name, value)
-            document.updated = time.time()
-            session.add(document)
-
-    def _fail(self, document: Document, reason: str) -> None:
-        if document.id not in self._cancelled:
-            self._set(document.id, state="failed", reason=reason)
-
-    def _ingest(self, document: Document) -> None:
-        started = time.monotonic()
-
-        def cancelled() -> bool:
-            return document.id in self._cancelled or self._stopping.is_set()
-
-        self._set(document.id, state="parsing", progress=0.05)
-        text = parse(
-            self._settings.files_dir / document.sha256, document.name, self._settings.parse_timeout_s, cancelled
-        )
-        pieces = self._chunker().split(text, document.name)
-        if not pieces:
-            raise DocumentError(f"No text was found in {document.name}.")
-        if cancelled():
-            return
-        self._set(document.id, state="embedding", progress=0.1, chunk_count=len(pieces))
-        reported = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal reported
-            if cancelled():
-                raise _CancelledError
-            if time.monotonic() - reported > 0.3:
-                reported = time.monotonic()
-                self._set(document.id, progress=0.1 + 0.85 * done / total)
-
-        try:
-            embedded = self._embeddings.embed(
-                [piece.text for piece in pieces], source="ingest", path=BATCH, progress=progress
-            )
-        except _CancelledError:
-            return
-        version = self._chunker().version
-        with self._database.session() as session:
-            old = list(session.exec(select(Chunk.id).where(Chunk.document_id == document.id)).all())
-            session.connection().execute(delete(Chunk).where(col(Chunk.document_id) == document.id))
-            chunks = [
-                Chunk(
-                    document_id=document.id, position=i, text=piece.text, text_hash=piece.text_hash,
-                    tokens=piece.tokens, chunker=version,
-                )
-                for i, piece in enumerate(pieces)
-            ]
-            session.add_all(chunks)
-        if old:
-            self._index.remove(old)
-        self._index.add([c.id for c in chunks], embedded.vectors, [document.id] * len(chunks))
-        self._set(
-            document.id, state="ready", progress=1.0, chunk_count=len(chunks), embedded=embedded.computed,
-            reused=embedded.reused, seconds=time.monotonic() - started, reason="",
-        )
-
-    def _erase(self, document: Document) -> None:
-        with self._database.session() as session:
-            ids = list(session.exec(select(Chunk.id).where(Chunk.document_id == document.id)).all())
-        if ids:
-            self._index.remove(ids)
-        with self._database.session() as session:
-            row = session.get(Document, document.id)
-            if row is not None:
-                session.delete(row)
-            others = session.exec(
-                select(Document.id).where(Document.sha256 == document.sha256, Document.id != document.id)
-            ).first()
-        if others is None:
-            (self._settings.files_dir / document.sha256).unlink(missing_ok=True)
-        self._cancelled.discard(document.id)
+            return session.exec(
+                select(func.count(col(Document.id))).where(col(Document.state).in_(PENDING))
+            ).one()
 
 
-class _CancelledError(Exception):
-    """The document was deleted, or the server is stopping, in the middle of its embedding."""
+
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    with archive.open(member) as stream:
+        while piece := stream.read(1 << 20):
+            yield piece

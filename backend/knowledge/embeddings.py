@@ -56,11 +56,16 @@ class EmbeddingService:
         self._flights: dict[str, Future[np.ndarray]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the embedding model now loaded, its weights and how it computes."""
+        return str(self._engine.info["embedding_fingerprint"])
+
     def key(self, text: str) -> str:
         """The cache key of a text under the model now loaded."""
         info = self._engine.info
         parts = [
-            normalize(text), self.model, info["embedding_fingerprint"], str(info["embedding_dimension"]), POOLING, ""
+            normalize(text), self.model, self.fingerprint, str(info["embedding_dimension"]), POOLING, ""
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -239,5 +244,20 @@ class EmbeddingService:
                 )
             ).one()
         return {"entries": int(count), "hits": int(hits), "tokens_saved": int(saved), "bytes": int(size)}
+
+    def by_model(self) -> list[dict[str, Any]]:
+        """Entries, hits and bytes of each model and dimension that vectors were kept of."""
+        with self._database.session() as session:
+            rows = session.exec(
+                select(  # type: ignore[call-overload]
+                    Embedding.model,
+                    Embedding.dimension,
+                    func.count(col(Embedding.key)),
+                    func.sum(Embedding.hits),
+                    func.sum(func.length(Embedding.vector)),
+                ).group_by(Embedding.model, col(Embedding.dimension))
+            ).all()
+        names = ("model", "dimension", "entries", "hits", "bytes")
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 

@@ -1,154 +1,176 @@
-"""The vector index: Chroma, an index that can be thrown away. The truth is in the database.
+"""What makes chunks findable: vectors, keywords and the graph, all of which can be thrown away.
 
-Chroma's traps are kept in here: embeddings are always passed in, at most 5,461 rows a call, rows come back in storage
-order, one process only, and a high `sync_threshold`, without which a kill can leave the index unreadable.
+The truth is in the database. At start each is compared with it and brought up to date, or built again where it is
+lost or damaged, without computing an embedding.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from sqlmodel import col, select
 
 from backend.knowledge.embeddings import EmbeddingService
+from backend.knowledge.graph import ChunkGraph, GraphChunk
+from backend.knowledge.keywords import KeywordIndex
+from backend.knowledge.search import Found, search
+from backend.knowledge.vectors import VectorIndex, parts
 from backend.store.database import Database
 from backend.store.tables import Chunk, Document, Embedding
 
 log = logging.getLogger(__name__)
 
-ROWS = 2000
+BATCH = 400
 
 
-class VectorIndex:
-    """Chunk ids and vectors of every ready document."""
+class _Part(Protocol):
+    def remove(self, ids: list[str]) -> None: ...
+
+
+class KnowledgeIndex:
+    """Vectors, keywords and graph of every chunk of every document's version in force."""
 
     def __init__(self, folder: Path, database: Database, embeddings: EmbeddingService) -> None:
         self._folder, self._database, self._embeddings = folder, database, embeddings
+        self.vectors = VectorIndex(folder / "chroma")
+        self.keywords = KeywordIndex(folder / "keywords.sqlite3")
+        self._graph: ChunkGraph | None = None
         self._lock = threading.RLock()
-        self._collection: Any = None
-        self._client: Any = None
+        self._opened = threading.Event()
 
-    def open(self, name: str, report: Callable[[str], None] = lambda _: None) -> None:
-        """Open the index of an embedding model (named by its fingerprint); rebuild it where it is not as it should be.
-
-        Rebuilding reads vectors from the database and computes none.
-        """
+    def open(self, name: str, dimension: int, report: Callable[[str], None] = lambda _: None) -> None:
+        """Open everything for an embedding model (named by its fingerprint); mend what is not as it should be."""
         with self._lock:
             try:
-                self._connect(name)
-                wanted, there = set(self._ready_chunks()), set(self._ids())
-                if wanted == there:
-                    return
-                log.info("the index has %d chunks, the database %d", len(there), len(wanted))
-                report("The search index is being brought up to date.")
-                stale = sorted(there - wanted)
-                if stale:
-                    self.remove(stale)
-                self._add_from_database(sorted(wanted - there))
+                self.vectors.open(name)
+                known = self.vectors.ids()
             except Exception:
-                log.exception("the index cannot be read; building it again")
-                report("The search index is being rebuilt.")
-                self._throw_away()
-                self._connect(name)
-                self._add_from_database(sorted(self._ready_chunks()))
+                log.exception("the vector index cannot be read; building it again")
+                self.vectors.throw_away()
+                self.vectors.open(name)
+                known = set()
+            wanted = set(self._live_chunks())
 
-    def _connect(self, name: str) -> None:
-        import chromadb
-        from chromadb.config import Settings as ChromaSettings
+            def about(what: str) -> Callable[[int, int], None]:
+                return lambda done, total: report(f"{what} is being brought up to date: {done:,} of {total:,} chunks.")
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._client = chromadb.PersistentClient(
-            path=str(self._folder), settings=ChromaSettings(anonymized_telemetry=False)
-        )
-        self._collection = self._client.get_or_create_collection(
-            f"chunks-{name}",
-            configuration={"hnsw": {"space": "cosine", "sync_threshold": 1_000_000, "batch_size": 1000}},
-            embedding_function=None,
-        )
+            self._mend(self.vectors, known, wanted, self._add_vectors, about("The vector index"))
+            self.keywords.open()
+            self._mend(self.keywords, self.keywords.ids(), wanted, self._add_keywords, about("The keyword index"))
+            self._graph = ChunkGraph(
+                self._folder / f"graph-{name}.npz", dimension, self._mentioning, self.vectors.query_many
+            )
+            self._graph.load()
+            there = set(self._graph.node)
+            self._mend(self._graph, there, wanted, self._graph.add, about("The graph"))
+            if there != wanted:
+                self._graph.save()
+            self._opened.set()
 
-    def _throw_away(self) -> None:
-        self._collection = self._client = None
-        import chromadb.api.shared_system_client as shared
+    def _mend(
+        self,
+        part: _Part,
+        known: set[str],
+        wanted: set[str],
+        add: Callable[[list[GraphChunk]], None],
+        report: Callable[[int, int], None],
+    ) -> None:
+        if known - wanted:
+            part.remove(sorted(known - wanted))
+        missing = sorted(wanted - known)
+        for done, some in enumerate(parts(missing, BATCH)):
+            report(done * BATCH, len(missing))
+            add(self._read(some))
 
-        shared.SharedSystemClient.clear_system_cache()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _ids(self) -> list[str]:
-        ids: list[str] = self._collection.get(include=[])["ids"]
-        return ids
-
-    def _ready_chunks(self) -> list[str]:
+    def _live_chunks(self) -> list[str]:
         with self._database.session() as session:
-            query = select(Chunk.id).join(Document).where(Document.state == "ready")
+            query = select(Chunk.id).join(Document).where(Chunk.build == Document.build, Document.state != "deleting")
             return list(session.exec(query).all())
 
-    def _add_from_database(self, ids: list[str]) -> None:
-        for part in _parts(ids, 400):
-            with self._database.session() as session:
-                chunks = session.exec(select(Chunk).where(col(Chunk.id).in_(part))).all()
-                keys = {chunk.id: self._embeddings.key(chunk.text) for chunk in chunks}
-                rows = session.exec(select(Embedding).where(col(Embedding.key).in_(set(keys.values())))).all()
-            vectors = {row.key: np.frombuffer(row.vector, dtype="<f4") for row in rows}
-            known = [chunk for chunk in chunks if keys[chunk.id] in vectors]
-            if len(known) < len(chunks):  # embedded by another model, or with the cache off: compute these
-                rest = [chunk for chunk in chunks if keys[chunk.id] not in vectors]
-                fresh = self._embeddings.embed([c.text for c in rest], source="ingest", path="batch")
-                vectors.update({keys[c.id]: v for c, v in zip(rest, fresh.vectors, strict=True)})
-            if chunks:
-                self.add(
-                    [c.id for c in chunks],
-                    np.stack([vectors[keys[c.id]] for c in chunks]),
-                    [c.document_id for c in chunks],
-                )
+    def _read(self, ids: list[str]) -> list[GraphChunk]:
+        """Chunks with their vectors, from the database; computed only where the database has none."""
+        with self._database.session() as session:
+            rows = session.exec(
+                select(Chunk, Document.name)
+                .join(Document)
+                .where(col(Chunk.id).in_(ids))
+                .order_by(Chunk.document_id, col(Chunk.position))
+            ).all()
+            keys = {chunk.id: self._embeddings.key(chunk.text) for chunk, _ in rows}
+            kept = session.exec(select(Embedding).where(col(Embedding.key).in_(set(keys.values())))).all()
+        vectors = {row.key: np.frombuffer(row.vector, dtype="<f4") for row in kept}
+        rest = [chunk for chunk, _ in rows if keys[chunk.id] not in vectors]
+        if rest:  # embedded by another model, or with the cache off
+            fresh = self._embeddings.embed([c.text for c in rest], source="ingest", path="batch")
+            vectors.update({keys[c.id]: v for c, v in zip(rest, fresh.vectors, strict=True)})
+        return [
+            GraphChunk(chunk.id, chunk.document_id, name, chunk.position, chunk.text, vectors[keys[chunk.id]])
+            for chunk, name in rows
+        ]
 
-    def add(self, ids: list[str], vectors: np.ndarray, documents: list[str]) -> None:
-        """Insert or replace chunks."""
+    def _add_vectors(self, chunks: list[GraphChunk]) -> None:
+        if chunks:
+            self.vectors.add(
+                [c.id for c in chunks], np.stack([c.vector for c in chunks]), [c.document_id for c in chunks]
+            )
+
+    def _add_keywords(self, chunks: list[GraphChunk]) -> None:
+        self.keywords.add((c.id, c.document, c.text) for c in chunks)
+
+    def _mentioning(self, form: tuple[str, ...], most: int) -> list[tuple[str, str]]:
+        return self.keywords.phrase(form, most)
+
+    # ---- changes -------------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> ChunkGraph:
+        """The graph; the index must be open."""
+        if self._graph is None:
+            raise RuntimeError("the index is not open")
+        return self._graph
+
+    def add(self, chunks: list[GraphChunk]) -> None:
+        """Make chunks findable."""
         with self._lock:
-            for start in range(0, len(ids), ROWS):
-                end = start + ROWS
-                self._collection.upsert(
-                    ids=ids[start:end],
-                    embeddings=vectors[start:end],
-                    metadatas=[{"document": document} for document in documents[start:end]],
-                )
+            self._add_vectors(chunks)
+            self._add_keywords(chunks)
+            self.graph.add(chunks)
 
     def remove(self, ids: list[str]) -> None:
-        """Delete chunks; unknown ids are ignored."""
+        """Make chunks unfindable; unknown ids are ignored."""
         with self._lock:
-            for part in _parts(ids, ROWS):
-                self._collection.delete(ids=part)
+            self.graph.remove(ids)
+            self.keywords.remove(ids)
+            self.vectors.remove(ids)
 
-    def query(self, vector: np.ndarray, count: int, documents: list[str]) -> list[tuple[str, float]]:
-        """The nearest chunks of these documents: (chunk id, cosine similarity), best first."""
-        if not documents or self._collection is None:
-            return []
+    def save(self) -> None:
+        """Keep the graph, so that the next start need not make it."""
+        if self._graph is not None:
+            self._graph.save()
+
+    def close(self) -> None:
+        """Keep what can be kept."""
         with self._lock:
-            total = self._collection.count()
-            if not total:
-                return []
-            answer = self._collection.query(
-                query_embeddings=[vector],
-                n_results=min(count, total),
-                where={"document": {"$in": documents}},
-                include=["distances"],
-            )
-        return [
-            (chunk, 1.0 - float(distance))
-            for chunk, distance in zip(answer["ids"][0], answer["distances"][0], strict=True)
-        ]
+            if self.opened:
+                self.save()
+            self.keywords.close()
+
+    def search(self, question: str, vector: np.ndarray, *, mode: str, documents: set[str] | None) -> Found:
+        """See `search.search`."""
+        return search(
+            question, vector, self.graph, self.vectors, self.keywords, mode=mode, documents=documents
+        )
 
     @property
     def opened(self) -> bool:
         """Whether it can be asked."""
-        return self._collection is not None
+        return self._opened.is_set()
 
-
-def _parts(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    def wait_opened(self, timeout: float) -> bool:
+        """Wait until it can be asked."""
+        return self._opened.wait(timeout)

@@ -20,7 +20,7 @@ from backend.metering.account import Account
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.store.database import Database
-from backend.store.tables import Usage
+from backend.store.tables import Answer, Usage
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +99,35 @@ class Ledger:
         )
         return account
 
+    def record_answer(
+        self, answer: Answer, *, request_id: str, source: str, path: str, model: str, latency: float
+    ) -> Account:
+        """Write an answer that was given again: nothing computed, and what it took the first time saved."""
+        per_second = self._prices.current.per_hour / 3600
+        output = len(answer.token_ids)
+        account = Account(
+            ttft=latency, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=answer.prompt_tokens,
+            cached_tokens=answer.prompt_tokens, output_tokens=output, compute_seconds=0.0, cost=0.0,
+            saved=answer.compute_seconds * per_second,
+        )  # fmt: skip
+        self._metrics.observe(account, source=source, model=model, outcome="cached")
+        now = time.time()
+        self._rows.put(
+            Usage(
+                request_id=request_id, source=source, path=path, model=model, outcome="cached", arrived=now - latency,
+                finished=now, ttft=latency, latency=latency, prompt_tokens=answer.prompt_tokens,
+                cached_tokens=answer.prompt_tokens, output_tokens=output,
+                price_per_hour=self._prices.current.per_hour, saved=account.saved,
+            )
+        )
+        return account
+
     def record_embedding(
         self, *, source: str, model: str, texts: int, computed_tokens: int, reused_tokens: int, seconds: float
     ) -> None:
         """Write an embedding call: `seconds` of the model for `computed_tokens`, and the tokens it did not compute."""
         per_second = self._prices.current.per_hour / 3600
-        rate = seconds / computed_tokens if computed_tokens else self._embedding_rate()
+        rate = seconds / computed_tokens if computed_tokens else self.embedding_rate()
         now = time.time()
         self._rows.put(
             Usage(
@@ -125,7 +148,8 @@ class Ledger:
             )
         )
 
-    def _embedding_rate(self) -> float:
+    def embedding_rate(self) -> float:
+        """Seconds that an embedded token took on this machine so far."""
         with self._database.session() as session:
             seconds, tokens = session.exec(
                 select(func.sum(Usage.compute_seconds), func.sum(Usage.prompt_tokens - Usage.cached_tokens)).where(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,45 @@ class TextModel:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special).ids
         return ids
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation, ending where the assistant's answer begins.
+    def render_chat(self, messages: list[dict[str, str]]) -> str:
+        """A conversation as the model reads it, ending where the assistant's answer begins.
 
         Raises:
             TemplateFailedError: the model's template does not allow these messages.
         """
         try:
-            text = self._template.render(
+            text: str = self._template.render(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special
             )
         except TemplateError as error:
             raise TemplateFailedError(f"The model's chat template refused the messages: {error}") from error
-        return self.encode(text, special=False)
+        return text
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, ending where the assistant's answer begins; raises as `render_chat` does."""
+        return self.encode(self.render_chat(messages), special=False)
+
+    def encode_chat_with(
+        self, messages: list[dict[str, str]], passages: Sequence[str]
+    ) -> tuple[list[int], tuple[tuple[int, int], ...]]:
+        """`encode_chat`, and where each passage stands: [start, end) in tokens that lie wholly within it, in order."""
+        text = self.render_chat(messages)
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        segments: list[tuple[int, int]] = []
+        at = token = 0
+        for passage in passages:
+            begin = text.find(passage, at)
+            if begin < 0:
+                continue
+            at = begin + len(passage)
+            while token < len(ids) and encoding.offsets[token][0] < begin:
+                token += 1
+            start = token
+            while token < len(ids) and encoding.offsets[token][1] <= at:
+                token += 1
+            segments.append((start, token))
+        return ids, tuple(segments)
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -16,7 +16,10 @@ def new_id() -> str:
 
 
 class Document(SQLModel, table=True):
-    """An uploaded file. `sha256` is of its bytes; the bytes lie in the files folder under that name."""
+    """An uploaded file, by its name; what its state, size and counts say is of its latest version.
+
+    `version` and `build` are those in force, which answer until a later one is ready; 0 while there is none.
+    """
 
     __tablename__ = "document"
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -30,8 +33,28 @@ class Document(SQLModel, table=True):
     embedded: int = 0  # chunks whose embedding had to be computed
     reused: int = 0  # chunks whose embedding was known
     seconds: float = 0.0
+    latest: int = 1  # number of the latest version uploaded
+    version: int = 0
+    build: int = 0
     created: float = Field(default_factory=time.time)
     updated: float = Field(default_factory=time.time)
+
+
+class DocumentVersion(SQLModel, table=True):
+    """One content of a document. The bytes lie in the files folder under `sha256`; `build` is its set of chunks."""
+
+    __tablename__ = "document_version"
+    document_id: str = Field(foreign_key="document.id", primary_key=True, ondelete="CASCADE")
+    number: int = Field(primary_key=True)
+    sha256: str = Field(index=True)
+    size: int
+    build: int = 0  # 0: never read
+    chunk_count: int = 0
+    embedded: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    chunker: str = ""
+    created: float = Field(default_factory=time.time)
 
 
 class Collection(SQLModel, table=True):
@@ -51,12 +74,13 @@ class CollectionDocument(SQLModel, table=True):
 
 
 class Chunk(SQLModel, table=True):
-    """A piece of a document; `text_hash` is sha256 of its normalized text."""
+    """A piece of a document; `text_hash` is sha256 of its normalized text. A build is one cutting of one version."""
 
     __tablename__ = "chunk"
-    __table_args__ = (UniqueConstraint("document_id", "position"),)
+    __table_args__ = (UniqueConstraint("document_id", "build", "position", name="uq_chunk_place"),)
     id: str = Field(default_factory=new_id, primary_key=True)
     document_id: str = Field(foreign_key="document.id", index=True, ondelete="CASCADE")
+    build: int = 1
     position: int
     text: str
     text_hash: str = Field(index=True)
@@ -75,6 +99,24 @@ class Embedding(SQLModel, table=True):
     tokens: int = 0
     hits: int = 0
     created: float = Field(default_factory=time.time)
+
+
+class Answer(SQLModel, table=True):
+    """An answer that is given again: by the exact prompt and parameters, or, where asked for, by a like question."""
+
+    __tablename__ = "answer"
+    key: str = Field(primary_key=True)
+    scope: str = Field(default="", index=True)  # what a like question must have in common; empty: exact only
+    question: str = ""
+    vector: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    token_ids: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    finish_reason: str = "stop"
+    citations: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    prompt_tokens: int = 0
+    compute_seconds: float = 0.0
+    hits: int = 0
+    created: float = Field(default_factory=time.time)
+    used: float = Field(default_factory=time.time, index=True)
 
 
 class Conversation(SQLModel, table=True):

@@ -1,0 +1,155 @@
+"""Answers that are given again: to the same prompt, exactly; to a like question, where that is switched on.
+
+Exact: the key covers every token of the rendered prompt, the parameters, the model in force and the index's version,
+and only answers that would come out the same again are kept (greedy, or with a seed). Semantic: single questions only,
+by the cosine of their embeddings, and never where the two differ in a number, a name or a negation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, update
+from sqlmodel import col, func, select
+
+from backend.engine.messages import SamplingParams
+from backend.store.database import Database
+from backend.store.tables import Answer
+
+MOST_ANSWERS = 10_000
+TRIM_EVERY = 100
+NEGATIONS = frozenset(
+    {"no", "not", "never", "none", "nothing", "nobody", "without", "cannot", "neither", "nor", "except", "unless"}
+)
+OPPOSITES = [
+    {"first", "last"}, {"open", "closed", "close", "shut"}, {"before", "after"}, {"more", "less", "fewer"},
+    {"most", "least", "fewest"}, {"highest", "lowest"}, {"largest", "smallest"}, {"longest", "shortest"},
+    {"oldest", "youngest", "newest"}, {"start", "end"}, {"begin", "end"}, {"with", "without"}, {"on", "off"},
+    {"adult", "child", "children"}, {"arrive", "leave"}, {"busiest", "quietest"}, {"minimum", "maximum"},
+    {"inside", "outside"}, {"above", "below"}, {"cheapest", "dearest"}, {"won", "lost"}, {"born", "died"},
+]  # fmt: skip
+
+
+def answer_key(prompt: list[int], sampling: SamplingParams, stop: tuple[str, ...], identity: str) -> str:
+    """The exact cache's key; `identity` names tenant, model, variant and index version."""
+    rest = json.dumps([asdict(sampling), stop, identity], sort_keys=True)
+    return hashlib.sha256(array("q", prompt).tobytes() + rest.encode()).hexdigest()
+
+
+def scope_key(*parts: Any) -> str:
+    """What two questions must have in common to share an answer."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def repeatable(sampling: SamplingParams) -> bool:
+    """Whether the same request would give the same tokens again."""
+    return sampling.temperature == 0 or sampling.seed is not None
+
+
+def _marks(question: str) -> tuple[set[str], frozenset[str], set[str]]:
+    """Numbers, negations and names of a question: where two differ in these, they ask for something else."""
+    words = [word.strip(".,;:!?\"'()[]") for word in question.replace("’", "'").split()]
+    numbers = {word for word in words if any(c.isdigit() for c in word)}
+    small = ["not" if word.lower().endswith("n't") else word.lower() for word in words]
+    negations = NEGATIONS.intersection(small)
+    names = {word.lower().removesuffix("'s") for word in words[1:] if word[:1].isupper() and word != "I"}
+    return numbers, negations, names
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether nothing speaks against two questions of near embeddings asking for the same."""
+    if _marks(one) != _marks(other):
+        return False
+    a, b = set(one.lower().rstrip("?").split()), set(other.lower().rstrip("?").split())
+    return not any((a - b) & pair and (b - a) & pair for pair in OPPOSITES)
+
+
+class AnswerCache:
+    """Stored answers; the least recently used leave beyond 10,000.
+
+    Args:
+        database: where they are kept.
+        embed: questions to float32 [questions, dimension], each of length 1.
+    """
+
+    def __init__(self, database: Database, embed: Callable[[list[str]], np.ndarray]) -> None:
+        self._database, self._embed = database, embed
+        self._lock = threading.Lock()
+        self._since_trim = 0
+
+    def get(self, key: str) -> Answer | None:
+        """The answer to exactly this."""
+        with self._database.session() as session:
+            answer = session.get(Answer, key)
+        if answer is not None:
+            self._touch(key)
+        return answer
+
+    def like(self, question: str, scope: str, threshold: float) -> tuple[Answer, float] | None:
+        """The answer to the likest question of this scope, and how like it is; None below the threshold."""
+        with self._database.session() as session:
+            rows = session.exec(
+                select(Answer.key, Answer.question, Answer.vector).where(
+                    Answer.scope == scope, col(Answer.vector).is_not(None)
+                )
+            ).all()
+        if not rows:
+            return None
+        vector = self._embed([question])[0]
+        scores = np.stack([np.frombuffer(row[2], dtype="<f4") for row in rows if row[2]]) @ vector
+        for at in np.argsort(-scores):
+            if scores[at] < threshold:
+                return None
+            if alike(question, rows[at][1]):
+                answer = self.get(rows[at][0])
+                return (answer, float(scores[at])) if answer else None
+        return None
+
+    def put(self, answer: Answer) -> None:
+        """Keep an answer; with a scope, its question becomes one that others can be like."""
+        if answer.scope and answer.question:
+            answer.vector = np.ascontiguousarray(self._embed([answer.question])[0], dtype="<f4").tobytes()
+        with self._database.session() as session:
+            session.merge(answer)
+        with self._lock:
+            self._since_trim += 1
+            due = self._since_trim >= TRIM_EVERY
+            self._since_trim = 0 if due else self._since_trim
+        if due:
+            self._trim()
+
+    def _touch(self, key: str) -> None:
+        with self._database.session() as session:
+            session.connection().execute(
+                update(Answer).where(col(Answer.key) == key).values(hits=Answer.hits + 1, used=time.time())
+            )
+
+    def _trim(self) -> None:
+        kept = select(Answer.key).order_by(col(Answer.used).desc()).limit(MOST_ANSWERS)
+        with self._database.session() as session:
+            session.connection().execute(delete(Answer).where(col(Answer.key).not_in(kept)))
+
+    def clear(self) -> None:
+        """Forget every answer."""
+        with self._database.session() as session:
+            session.connection().execute(delete(Answer))
+
+    def statistics(self) -> dict[str, float]:
+        """Entries, hits and the engine's seconds that they saved."""
+        with self._database.session() as session:
+            count, hits, seconds = session.exec(
+                select(
+                    func.count(col(Answer.key)),
+                    func.coalesce(func.sum(Answer.hits), 0),
+                    func.coalesce(func.sum(Answer.hits * Answer.compute_seconds), 0.0),
+                )
+            ).one()
+        return {"entries": int(count), "hits": int(hits), "seconds_saved": float(seconds)}

@@ -1,0 +1,332 @@
+"""A sparse graph over chunks: who names whom, who stands beside whom, who shares a rare name, who is near.
+
+Nodes are numbered; edges lie in flat arrays, from which the compressed rows (CSR) of both directions are made when
+something has changed. Adding chunks computes their own edges only. The file it is kept in can be thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backend.knowledge.mentions import TitleIndex, headings, linked_names, names, stem, strength, title_forms
+
+NAMES, LINKS, NEXT, SHARES, NEAR = range(5)
+KINDS = ("names", "links to", "stands beside", "shares a name with", "is near to")
+MOST_BEARERS = 5
+"""A title that more nodes bear says nothing about which is meant."""
+MOST_SHARING = 4
+"""A name in more chunks than that is not rare."""
+NEIGHBOURS, NEAREST_COSINE = 3, 0.6
+EXACT_NEIGHBOURS = 20_000
+"""Chunks up to which nearest neighbours are found by comparing with all; beyond, by the vector index."""
+LATE_MENTIONS = 200
+"""Chunks looked through for a title that has just become known."""
+FORMAT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GraphChunk:
+    """What the graph wants to know of a chunk."""
+
+    id: str
+    document_id: str
+    document: str
+    position: int
+    text: str
+    vector: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Compressed rows: node i's edges are [starts[i], starts[i + 1]), strongest first."""
+
+    starts: np.ndarray
+    nodes: np.ndarray
+    kinds: np.ndarray
+    weights: np.ndarray
+
+    def of(self, node: int, most: int) -> list[tuple[int, int, float]]:
+        """The strongest edges of a node: (other node, kind, weight)."""
+        begin, end = int(self.starts[node]), int(self.starts[node + 1])
+        at = slice(begin, min(end, begin + most))
+        return list(
+            zip(self.nodes[at].tolist(), self.kinds[at].tolist(), self.weights[at].tolist(), strict=True)
+        )
+
+    def degree(self, node: int) -> int:
+        """How many edges a node has."""
+        return int(self.starts[node + 1] - self.starts[node])
+
+
+Mentioning = Callable[[tuple[str, ...], int], Iterable[tuple[str, str]]]
+"""(title, most) → (chunk id, text) of chunks that may mention it: the keyword index's phrase search."""
+Nearest = Callable[[np.ndarray, int], list[list[tuple[str, float]]]]
+"""(vectors, count) → nearest chunks of each: the vector index."""
+
+
+class ChunkGraph:
+    """Nodes, edges and vectors of every chunk that can be found. Thread-safe."""
+
+    def __init__(self, file: Path, dimension: int, mentioning: Mentioning, nearest: Nearest) -> None:
+        self._file, self._dimension = file, dimension
+        self._mentioning, self._nearest = mentioning, nearest
+        self.lock = threading.RLock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.ids: list[str | None] = []  # None: removed
+        self.node: dict[str, int] = {}
+        self.document: list[str] = []
+        self._positions: dict[tuple[str, int], int] = {}
+        self._position: list[int] = []
+        self._file_name: list[str] = []
+        self._forms: list[list[tuple[str, ...]]] = []
+        self._called: list[list[str]] = []  # rare names in a node's text
+        self.titles = TitleIndex()
+        self._sharing: dict[str, set[int]] = {}
+        self._by_file: dict[str, set[int]] = {}  # document name → its first chunks
+        self.vectors = np.zeros((0, self._dimension), dtype=np.float16)
+        self._from: list[int] = []
+        self._to: list[int] = []
+        self._kind: list[int] = []
+        self._weight: list[float] = []
+        self._compiled: tuple[Edges, Edges] | None = None
+        self.version = 0
+
+    # ---- growing and shrinking -----------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+    @property
+    def edge_count(self) -> int:
+        """Edges between chunks that are there."""
+        return len(self.edges()[0].nodes)
+
+    def add(self, chunks: list[GraphChunk]) -> None:
+        """Add chunks with their edges; known ids are left as they are."""
+        with self.lock:
+            fresh = [chunk for chunk in chunks if chunk.id not in self.node]
+            if not fresh:
+                return
+            nodes = [self._add_node(chunk) for chunk in fresh]
+            borne = {form for node in nodes for form in self._forms[node]}
+            new = set(nodes)
+            for form in borne:
+                self._late_mentions(form, new)
+            for node, chunk in zip(nodes, fresh, strict=True):
+                self._mention(node, chunk)
+                self._stand_beside(node)
+                self._share(node, chunk.text)
+            self._near(nodes)
+            self._changed()
+
+    def _add_node(self, chunk: GraphChunk) -> int:
+        node = len(self.ids)
+        self.ids.append(chunk.id)
+        self.node[chunk.id] = node
+        self.document.append(chunk.document_id)
+        self._position.append(chunk.position)
+        self._file_name.append(chunk.document)
+        self._positions[chunk.document_id, chunk.position] = node
+        forms = {form for heading in headings(chunk.text) for form in title_forms(heading)}
+        if chunk.position == 0:
+            forms |= title_forms(stem(chunk.document))
+            self._by_file.setdefault(chunk.document, set()).add(node)
+        for form in forms:
+            self.titles.add(form, node)
+        self._forms.append(sorted(forms))
+        self._called.append([])
+        if node >= len(self.vectors):
+            grown = np.zeros((max(1024, 2 * len(self.vectors)), self._dimension), dtype=np.float16)
+            grown[: len(self.vectors)] = self.vectors
+            self.vectors = grown
+        self.vectors[node] = chunk.vector
+        return node
+
+    def _edge(self, source: int, target: int, kind: int, weight: float) -> None:
+        if source != target:
+            self._from.append(source)
+            self._to.append(target)
+            self._kind.append(kind)
+            self._weight.append(weight)
+
+    def _late_mentions(self, form: tuple[str, ...], new: set[int]) -> None:
+        """Edges from older chunks to those that have just come to bear a title."""
+        bearers = self.titles.holders(form)
+        if len(bearers) > MOST_BEARERS:
+            return
+        for chunk_id, text in self._mentioning(form, LATE_MENTIONS):
+            node = self.node.get(chunk_id)
+            if node is None or node in new or form not in self.titles.find(text):
+                continue
+            for bearer in bearers & new:
+                self._edge(node, bearer, NAMES, strength(form, len(bearers)))
+
+    def _mention(self, node: int, chunk: GraphChunk) -> None:
+        for form, bearers in self.titles.find(chunk.text).items():
+            if len(bearers) <= MOST_BEARERS:
+                for bearer in bearers:
+                    self._edge(node, bearer, NAMES, strength(form, len(bearers)))
+        for name in linked_names(chunk.text):
+            for target in self._by_file.get(name, ()):
+                self._edge(node, target, LINKS, 1.0)
+
+    def _stand_beside(self, node: int) -> None:
+        for step in (-1, 1):
+            other = self._positions.get((self.document[node], self._position[node] + step))
+            if other is not None:
+                self._edge(node, other, NEXT, 1.0)
+                self._edge(other, node, NEXT, 1.0)
+
+    def _share(self, node: int, text: str) -> None:
+        self._called[node] = sorted(names(text))
+        for name in self._called[node]:
+            sharing = self._sharing.setdefault(name, set())
+            sharing.add(node)
+            if 1 < len(sharing) <= MOST_SHARING:
+                for other in sharing - {node}:
+                    if self.document[other] != self.document[node]:
+                        self._edge(node, other, SHARES, 1 / len(sharing))
+                        self._edge(other, node, SHARES, 1 / len(sharing))
+
+    def _near(self, nodes: list[int]) -> None:
+        vectors = self.vectors[nodes].astype(np.float32)
+        if len(self.node) <= EXACT_NEIGHBOURS:
+            scores = vectors @ self.vectors[: len(self.ids)].astype(np.float32).T
+            gone = [i for i, chunk_id in enumerate(self.ids) if chunk_id is None]
+            scores[:, gone] = -1
+            scores[np.arange(len(nodes)), nodes] = -1
+            most = min(NEIGHBOURS, scores.shape[1])
+            best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
+            found = [[(int(other), float(scores[i, other])) for other in row] for i, row in enumerate(best)]
+        else:
+            found = [
+                [(self.node[chunk_id], score) for chunk_id, score in row if chunk_id in self.node]
+                for row in self._nearest(vectors, NEIGHBOURS + 1)
+            ]
+        for node, row in zip(nodes, found, strict=True):
+            for other, cosine in row:
+                if other != node and cosine >= NEAREST_COSINE:
+                    self._edge(node, other, NEAR, cosine)
+                    self._edge(other, node, NEAR, cosine)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove chunks; unknown ids are ignored."""
+        with self.lock:
+            for chunk_id in ids:
+                node = self.node.pop(chunk_id, None)
+                if node is None:
+                    continue
+                self.ids[node] = None
+                for form in self._forms[node]:
+                    self.titles.remove(form, node)
+                for name in self._called[node]:
+                    self._sharing[name].discard(node)
+                    if not self._sharing[name]:
+                        del self._sharing[name]
+                if self._positions.get((self.document[node], self._position[node])) == node:
+                    del self._positions[self.document[node], self._position[node]]
+                self._by_file.get(self._file_name[node], set()).discard(node)
+                self._forms[node], self._called[node] = [], []
+            self._changed()
+
+    def _changed(self) -> None:
+        self._compiled = None
+        self.version += 1
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def edges(self) -> tuple[Edges, Edges]:
+        """Compressed rows of what each node points to, and of what points to it."""
+        with self.lock:
+            if self._compiled is None:
+                source, target = np.array(self._from, dtype=np.int32), np.array(self._to, dtype=np.int32)
+                kind, weight = np.array(self._kind, dtype=np.int8), np.array(self._weight, dtype=np.float32)
+                alive = np.array([chunk_id is not None for chunk_id in self.ids], dtype=bool)
+                if len(source):
+                    kept = alive[source] & alive[target]
+                    source, target, kind, weight = source[kept], target[kept], kind[kept], weight[kept]
+                    # Of several edges between two nodes, one of each kind.
+                    key = (source.astype(np.int64) * len(self.ids) + target) * len(KINDS) + kind
+                    _, first = np.unique(key, return_index=True)
+                    source, target, kind, weight = source[first], target[first], kind[first], weight[first]
+                    self._from, self._to = source.tolist(), target.tolist()
+                    self._kind, self._weight = kind.tolist(), weight.tolist()
+                self._compiled = (
+                    _compress(source, target, kind, weight, len(self.ids)),
+                    _compress(target, source, kind, weight, len(self.ids)),
+                )
+            return self._compiled
+
+    # ---- on disk -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write everything to the file; a kill in the middle leaves the file that was there."""
+        with self.lock:
+            self.edges()
+            meta = {
+                "format": FORMAT, "ids": self.ids, "document": self.document, "position": self._position,
+                "forms": self._forms, "called": self._called,
+                "files": self._file_name,
+            }  # fmt: skip
+            aside = self._file.with_suffix(".part.npz")
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(
+                aside,
+                meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+                vectors=self.vectors[: len(self.ids)],
+                source=np.array(self._from, dtype=np.int32), target=np.array(self._to, dtype=np.int32),
+                kind=np.array(self._kind, dtype=np.int8), weight=np.array(self._weight, dtype=np.float32),
+            )  # fmt: skip
+            os.replace(aside, self._file)
+
+    def load(self) -> bool:
+        """Read the file; False, and an empty graph, where it is not there, damaged or of another format."""
+        with self.lock:
+            self._clear()
+            try:
+                with np.load(self._file) as data:
+                    meta = json.loads(data["meta"].tobytes())
+                    vectors = data["vectors"]
+                    if meta["format"] != FORMAT or vectors.shape != (len(meta["ids"]), self._dimension):
+                        return False
+                    self._from, self._to = data["source"].tolist(), data["target"].tolist()
+                    self._kind, self._weight = data["kind"].tolist(), data["weight"].tolist()
+            except (OSError, ValueError, KeyError, TypeError, EOFError):
+                self._clear()
+                return False
+            self.vectors = vectors
+            self.ids, self.document, self._position = meta["ids"], meta["document"], meta["position"]
+            self._forms = [[tuple(form) for form in forms] for forms in meta["forms"]]
+            self._called = meta["called"]
+            self._file_name = meta["files"]
+            for node, chunk_id in enumerate(self.ids):
+                if chunk_id is None:
+                    continue
+                self.node[chunk_id] = node
+                self._positions[self.document[node], self._position[node]] = node
+                if self._position[node] == 0:
+                    self._by_file.setdefault(self._file_name[node], set()).add(node)
+                for form in self._forms[node]:
+                    self.titles.add(form, node)
+                for name in self._called[node]:
+                    self._sharing.setdefault(name, set()).add(node)
+            self._changed()
+            return True
+
+
+def _compress(
+    source: np.ndarray, target: np.ndarray, kind: np.ndarray, weight: np.ndarray, count: int
+) -> Edges:
+    order = np.lexsort((-weight, source))
+    starts = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.bincount(source, minlength=count), out=starts[1:])
+    return Edges(starts, target[order], kind[order], weight[order])

@@ -1,0 +1,164 @@
+"""Ask the search itself: what it finds, why, over which edges, and how little of the corpus it had to look at."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from backend.errors import TenfoldError
+from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
+from backend.knowledge.search import KEYWORD, TITLE, Found
+from backend.runtime import Runtime, current
+from pages.formatting import passage, seconds
+
+EVERYTHING = "All collections"
+TEAL, GRAY, AMBER = "#14b8a6", "#94a3b8", "#f59e0b"
+COUNT = 8
+
+
+def reasons(hit: Hit) -> str:
+    """What a score is made of, in words."""
+    parts = hit.parts
+    said = [f":blue-badge[near {parts.cosine:.2f}]"] if parts.cosine else []
+    if parts.keyword:
+        said.append(f":green-badge[keywords +{KEYWORD * parts.keyword:.2f}]")
+    if parts.title:
+        said.append(f":violet-badge[named by the question +{TITLE * parts.title:.2f}]")
+    if parts.hop and parts.step is not None:
+        said.append(f":orange-badge[hop: {parts.step.kind} +{parts.hop:.2f}]")
+    return " ".join(said)
+
+
+def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
+    """The part of the graph that was walked: the chunks shown, and those that led to them."""
+    top = {hit.chunk_id: hit for hit in hits}
+    steps = [s for s in found.steps if s.target in top or s.source in top][:60]
+    names = list(dict.fromkeys([*top, *(end for s in steps for end in (s.source, s.target))]))
+    if len(names) < 2:
+        return None
+    rows = runtime.documents.found(names)
+    inner = [n for n in names if n in top]
+    outer = [n for n in names if n not in top]
+    place: dict[str, tuple[float, float]] = {}
+    for ring, radius, turn in ((inner, 1.0, 0.0), (outer, 1.9, 0.3)):
+        for i, name in enumerate(ring):
+            angle = 2 * math.pi * i / max(len(ring), 1) + turn + math.pi / 2
+            place[name] = (radius * math.cos(angle), radius * math.sin(angle))
+    out = go.Figure()
+    for kind in sorted({s.kind for s in steps}):
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        for s in steps:
+            if s.kind == kind:
+                xs += [place[s.source][0], place[s.target][0], None]
+                ys += [place[s.source][1], place[s.target][1], None]
+        strong = kind in ("names", "links to")
+        out.add_scatter(
+            x=xs, y=ys, mode="lines", name=kind, hoverinfo="skip",
+            line={"width": 2 if strong else 1, "color": AMBER if strong else GRAY, "dash": None if strong else "dot"},
+        )
+
+    def label(name: str) -> str:
+        if name not in rows:
+            return ""
+        chunk, document = rows[name]
+        title = document.name.rsplit(".", 1)[0]
+        return (title if len(title) < 22 else title[:21] + "…") + (f" · {chunk.position + 1}" if chunk.position else "")
+
+    for ring, color, points in ((outer, GRAY, 9), (inner, TEAL, 16)):
+        out.add_scatter(
+            x=[place[n][0] for n in ring], y=[place[n][1] for n in ring], mode="markers+text" if ring is inner else
+            "markers", text=[label(n) for n in ring], textposition="bottom center", showlegend=False,
+            marker={"size": points, "color": color},
+            hovertext=[rows[n][0].text[:160] + "…" if n in rows else "" for n in ring], hoverinfo="text",
+        )  # fmt: skip
+    out.update_layout(
+        height=430, margin={"l": 8, "r": 8, "t": 8, "b": 8}, plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={"visible": False, "range": [-2.4, 2.4]}, yaxis={"visible": False, "range": [-2.3, 2.2]},
+        legend={"orientation": "h", "y": -0.02},
+    )
+    return out
+
+
+def listed(hits: list[Hit], key: str) -> None:
+    """Ranked chunks with their reasons."""
+    for number, hit in enumerate(hits, start=1):
+        with st.container(border=True):
+            name = hit.document.replace("$", "\\$")
+            st.markdown(f"**{number}. {name}** · part {hit.position + 1} · {hit.score:.3f}")
+            st.markdown(reasons(hit))
+            with st.expander(" ".join(hit.text.split())[:90].replace("$", "\\$") + "…"):
+                st.markdown(passage(hit.text))
+
+
+def figures(found: Found, full: Found) -> None:
+    """Visited against the whole, and the time of both."""
+    with st.container(horizontal=True):
+        share = found.visited / max(found.total, 1)
+        st.metric("Chunks looked at", f"{found.visited:,} of {found.total:,}", f"{share:.1%}", border=True,
+                  delta_color="off", delta_arrow="off")  # fmt: skip
+        st.metric("Time", seconds(found.seconds), border=True, help="Without the embedding of the question.")
+        st.metric("A full pass", seconds(full.seconds), border=True, help="Comparing the question with every chunk.")
+        st.metric("Edges walked", f"{len(found.steps):,}", border=True)
+
+
+def answer(runtime: Runtime, question: str, collection: str | None) -> None:
+    """Both ways of searching, side by side."""
+    found = runtime.retriever.find(question, collection, mode="graph", source="console")
+    full = runtime.retriever.find(question, collection, mode="dense", source="console")
+    hits, plain = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
+    figures(found, full)
+    if not hits:
+        st.info("Nothing was found. Upload documents, or choose another collection.")
+        return
+    if max(hit.parts.cosine for hit in hits) < LEAST_SIMILAR:
+        st.warning(
+            "Nothing found is about this question, so the chat would say that it does not know from these documents."
+        )
+    drawn = figure(runtime, found, hits)
+    if drawn is not None:
+        st.plotly_chart(drawn, width="stretch", key="subgraph", config={"displayModeBar": False})
+    left, right = st.columns(2)
+    with left:
+        st.markdown("##### Over the graph")
+        listed(hits, "graph")
+    with right:
+        st.markdown("##### Compared with every chunk")
+        listed(plain, "dense")
+
+
+def main() -> None:
+    """Draw the page."""
+    runtime = current()
+    st.title("Retrieval")
+    st.caption("A question walks from what is near, what has its words and what it names over a graph of mentions.")
+    if not runtime.documents.searchable():
+        with st.container(border=True, horizontal_alignment="center"):
+            st.markdown("#### Nothing to search yet")
+            st.write("Upload documents first; then ask here and see what is found, and why.")
+            if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
+                runtime.load_samples()
+                st.switch_page("pages/documents.py")
+        return
+    names: list[Any] = [EVERYTHING, *runtime.documents.collections()]
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    question = left.text_input(
+        "Question", key="question", placeholder="Which station is the busiest?", persist_state="session"
+    )
+    chosen = right.selectbox("In", names, key="where", persist_state="session")
+    if not question.strip():
+        graph = runtime.index.graph if runtime.index.opened else None
+        if graph is not None:
+            st.caption(f"The graph has {len(graph):,} chunks and {graph.edge_count:,} edges.")
+        return
+    try:
+        with st.spinner("Searching…"):
+            answer(runtime, question, None if chosen == EVERYTHING else chosen)
+    except TenfoldError as error:
+        st.error(error.message)
+
+
+main()
