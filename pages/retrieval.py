@@ -61,23 +61,18 @@ def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
             line={"width": 2 if strong else 1, "color": AMBER if strong else GRAY, "dash": None if strong else "dot"},
         )
 
-    def label(name: str) -> str:
-        if name not in rows:
-            return ""
-        chunk, document = rows[name]
-        title = document.name.rsplit(".", 1)[0]
-        return (title if len(title) < 22 else title[:21] + "…") + (f" · {chunk.position + 1}" if chunk.position else "")
-
-    for ring, color, points in ((outer, GRAY, 9), (inner, TEAL, 16)):
+    ranks = [str(hits.index(top[n]) + 1) for n in inner]
+    for ring, color, points, text in ((outer, GRAY, 10, None), (inner, TEAL, 24, ranks)):
         out.add_scatter(
-            x=[place[n][0] for n in ring], y=[place[n][1] for n in ring], mode="markers+text" if ring is inner else
-            "markers", text=[label(n) for n in ring], textposition="bottom center", showlegend=False,
+            x=[place[n][0] for n in ring], y=[place[n][1] for n in ring], mode="markers+text" if text else "markers",
+            text=text, textfont={"color": "white", "size": 12}, showlegend=False, hoverinfo="text",
             marker={"size": points, "color": color},
-            hovertext=[rows[n][0].text[:160] + "…" if n in rows else "" for n in ring], hoverinfo="text",
+            hovertext=[f"<b>{rows[n][1].name}</b><br>{rows[n][0].text[:120]}…" if n in rows else "" for n in ring],
         )  # fmt: skip
+    reach = 2.1 if outer else 1.2
     out.update_layout(
-        height=430, margin={"l": 8, "r": 8, "t": 8, "b": 8}, plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"visible": False, "range": [-2.4, 2.4]}, yaxis={"visible": False, "range": [-2.3, 2.2]},
+        height=380 if outer else 280, margin={"l": 8, "r": 8, "t": 8, "b": 8}, plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={"visible": False, "range": [-reach, reach]}, yaxis={"visible": False, "range": [-reach, reach]},
         legend={"orientation": "h", "y": -0.02},
     )
     return out
@@ -121,6 +116,7 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     drawn = figure(runtime, found, hits)
     if drawn is not None:
         st.plotly_chart(drawn, width="stretch", key="subgraph", config={"displayModeBar": False})
+        st.caption("Numbers are the ranks below; what led to them is gray. Point at one to read it.")
     left, right = st.columns(2)
     with left:
         st.markdown("##### Over the graph")

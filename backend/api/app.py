@@ -34,8 +34,8 @@ def create_api(runtime: Callable[[], Runtime]) -> FastAPI:
     )
     api.openapi_version = "3.0.3"  # what the bundled Swagger UI reads
     api.state.runtime = runtime
-    for module in (openai, documents, control):
-        api.include_router(module.router)
+    for router in (openai.router, documents.router, documents.search_router, control.router):
+        api.include_router(router)
     # Served from here: the page must work without access to anybody's network.
     api.mount("/api/docs/static", StaticFiles(directory=swagger_ui_path), name="swagger")
 

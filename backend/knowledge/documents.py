@@ -363,7 +363,7 @@ class Documents:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in Path(name).parts)
 
 
 def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:

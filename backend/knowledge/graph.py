@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,7 @@ class ChunkGraph:
                         return False
                     self._from, self._to = data["source"].tolist(), data["target"].tolist()
                     self._kind, self._weight = data["kind"].tolist(), data["weight"].tolist()
-            except (OSError, ValueError, KeyError, TypeError, EOFError):
+            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
                 self._clear()
                 return False
             self.vectors = vectors

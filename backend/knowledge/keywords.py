@@ -125,13 +125,16 @@ class KeywordIndex:
             total = db.execute("SELECT count(*) FROM chunk").fetchone()[0]
             spread = {}
             for word in candidates:
-                # The index knows stems; a word's own beginning is a good enough guess at how common it is.
-                row = db.execute("SELECT max(doc) FROM terms WHERE term >= ? AND term < ?",
-                                 (word[:-2] if len(word) > 5 else word, word + "\uffff")).fetchone()
+                # The index knows stems; a word's own beginning is a good enough guess at how common its stem is.
+                row = db.execute(
+                    "SELECT max(doc) FROM terms WHERE term >= ? AND term < ?",
+                    (word[:-2] if len(word) > 5 else word[:-1], word + "\uffff"),
+                ).fetchone()
                 spread[word] = row[0] or 0
-        present = sorted((w for w in candidates if spread[w]), key=lambda w: spread[w])
-        rare = [w for w in present if spread[w] <= max(COMMON * total, 20)]
-        return (rare or present[:1])[:MOST_TERMS]
+        # Words of which nothing is known come last, not never: the guess may have missed their stem.
+        ordered = sorted(candidates, key=lambda w: (spread[w] == 0, spread[w]))
+        rare = [w for w in ordered if spread[w] <= max(COMMON * total, 20)]
+        return (rare if any(spread[w] for w in rare) else ordered)[:MOST_TERMS]
 
     def close(self) -> None:
         """Close the file."""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 WORD = re.compile(r"\w+")
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAME = re.compile(r"\b[A-Z][\w’'-]+(?:\s+(?:of|the|de|van|von|la)\s+[A-Z][\w’'-]+|\s+[A-Z][\w’'-]+)+")
+NAME = re.compile(r"\b[A-Z][\w’'-]+(?: (?:of|the|de|van|von|la) [A-Z][\w’'-]+| [A-Z][\w’'-]+)+")
 LONGEST_TITLE = 10
 """Words of a title beyond which nobody mentions it in full."""
 
@@ -51,7 +51,14 @@ def linked_names(text: str) -> set[str]:
 
 def names(text: str) -> set[str]:
     """Names of more than one word, in lower case: what two texts that share it are likely to be both about."""
-    return {" ".join(words(name)) for name in NAME.findall(text)}
+    out = set()
+    for name in NAME.findall(text):
+        parts = words(name)
+        if parts[0] in STOP_WORDS:  # a sentence's first word, or an article
+            parts = parts[1:]
+        if len(parts) > 1:
+            out.add(" ".join(parts))
+    return out
 
 
 class TitleIndex:

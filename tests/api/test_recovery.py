@@ -79,6 +79,7 @@ def test_a_second_server_in_the_same_folder_is_refused(own_server: Any, cache_di
 
 def test_switches_act_while_serving(server: Any) -> None:
     url = f"{server.url}/api/switches"
+    httpx.patch(url, json={"answer_cache": False})
     before = ask(server).json()["choices"][0]["message"]["content"]
     httpx.patch(url, json={"quantization": "fp32"})
     deadline = time.monotonic() + 60
@@ -93,6 +94,7 @@ def test_switches_act_while_serving(server: Any) -> None:
         time.sleep(0.1)
         assert time.monotonic() < deadline
     assert ask(server).json()["choices"][0]["message"]["content"] == before
+    httpx.patch(url, json={"answer_cache": True})
     for wrong in ({"max_batch": 0}, {"nonsense": 1}, {"prefix_cache": "yes"}, {"quantization": "int3"}):
         answer = httpx.patch(url, json=wrong)
         assert answer.status_code == 400 and answer.json()["error"]["message"]
