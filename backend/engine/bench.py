@@ -345,6 +345,52 @@ class Bench:
             self.row("speculation", variant=core.decoder.variant, same_tokens=same, **result)
             del core
 
+    def chunks(self) -> None:
+        """Passages read before, in another order behind another question: first token, and how the answers differ."""
+        from backend.models.text import TextModel
+
+        text = TextModel(resolve(self.a.model, self.a.cache_dir))
+        passages = [
+            part.strip() for path in sorted(SAMPLES.glob("*.md")) for part in path.read_text().split("\n## ")[1:]
+        ]
+        rng = random.Random(11)
+        requests = []
+        for _ in range(24):
+            chosen = rng.sample(passages, 8)
+            content = "Passages:\n\n" + "\n\n".join(chosen) + f"\n\nQuestion: What is said of {chosen[3].split()[0]}?"
+            requests.append(text.encode_chat_with([{"role": "user", "content": content}], chosen))
+
+        def answers(core: EngineCore, measured: list[tuple[list[int], Any]]) -> tuple[list[list[int]], float]:
+            out, first = [], []
+            for ids, segments in measured:
+                self.recorder.clear()
+                sampling = SamplingParams(max_tokens=24, ignore_eos=True)
+                core.add(Generate("r0", ids, sampling, segments=segments))
+                while core.has_work:
+                    core.step()
+                usage = self.recorder.finished["r0"].usage
+                first.append(usage.first_token - usage.arrival)
+                out.append(self.recorder.tokens["r0"])
+            return out, statistics.median(first) * 1000
+
+        for quantization in self.a.quantization:
+            core = self.engine(quantization)
+            answers(core, requests[:2])
+            exact, plain_ms = answers(core, requests[8:])
+            for percent in (0, 10, 20, 40):
+                core.set_switches(core.switches.updated({"chunk_reuse": False}))
+                core.set_switches(core.switches.updated({"chunk_reuse": True, "chunk_recompute_percent": percent}))
+                answers(core, requests[:8])  # every passage is read once
+                moved, reused_ms = answers(core, requests[8:])
+                same = [[a == b for a, b in zip(x, y, strict=True)] for x, y in zip(moved, exact, strict=True)]
+                self.row(
+                    "passages elsewhere", variant=core.decoder.variant, read_again_percent=percent,
+                    off_ms=round(plain_ms, 1), on_ms=round(reused_ms, 1), ratio=round(plain_ms / reused_ms, 2),
+                    first_token_same=round(statistics.fmean(row[0] for row in same), 3),
+                    tokens_same=round(statistics.fmean(x for row in same for x in row), 3),
+                )
+            del core
+
     def memory(self) -> None:
         """64 sequences of 2,000 tokens: their pages, and what of them is empty; then 10,000 short requests."""
         core = self.engine(self.a.quantization[0], config={"kv_cache_bytes": 4 << 30})
@@ -391,7 +437,7 @@ def _with_ratio(steps: dict[str, float]) -> dict[str, float]:
     return {"off_ms": steps["off"], "on_ms": steps["on"], "ratio": round(steps["off"] / steps["on"], 2)}
 
 
-WORKLOADS = ("sweep", "baseline", "prefix", "long", "mixed", "speculation", "memory")
+WORKLOADS = ("sweep", "baseline", "prefix", "long", "mixed", "speculation", "chunks", "memory")
 
 
 def main() -> None:

@@ -135,7 +135,31 @@ def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None
     assert page.get_by_role("button", name="Retry").count() == 1
 
 
-@pytest.mark.parametrize("name", ["documents", "jobs", "dashboard", "optimizations", "connect"])
+def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> None:
+    for text in (b"# Well\n\nThe well is nine ells deep.", b"# Well\n\nThe well is twelve ells deep."):
+        site.wait_document(site.upload("well.md", text)["id"])
+    page.goto(f"{site.url}/documents")
+    page.get_by_text("version 2").wait_for()
+    page.get_by_role("button", name="Open").first.click()
+    page.get_by_text("The well is twelve ells deep").wait_for()
+    page.get_by_role("tab", name="Versions").click()
+    page.get_by_text("What version 2 changed").click()
+    page.get_by_text("The well is nine ells deep").wait_for()
+
+
+def test_the_search_shows_what_it_found_and_why(site: Any, page: Any) -> None:
+    site.wait_document(site.upload("well.md", b"# Well\n\nThe well is thirteen ells deep.")["id"])
+    page.goto(f"{site.url}/retrieval")
+    box = page.get_by_label("Question")
+    box.fill("How deep is the well?")
+    box.press("Enter")
+    page.get_by_text("Over the graph").wait_for()
+    page.get_by_text(re.compile(r"^1\. well\.md")).first.wait_for()
+    page.locator(".stMarkdownBadge", has_text="near").first.wait_for()
+    assert page.get_by_text("Chunks looked at").count() == 1
+
+
+@pytest.mark.parametrize("name", ["documents", "retrieval", "jobs", "dashboard", "optimizations", "connect"])
 @pytest.mark.parametrize("width", [1440, 390])
 def test_every_page_is_drawn_without_an_error(site: Any, page: Any, name: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
