@@ -132,6 +132,7 @@ def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None
     )
     page.get_by_text("photo.pdf is not a PDF, although its name says so").wait_for()
     page.locator(".stMarkdownBadge", has_text="failed").wait_for()
+    page.get_by_role("button", name="Retry").wait_for()
     assert page.get_by_role("button", name="Retry").count() == 1
 
 
@@ -141,10 +142,10 @@ def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> No
     page.goto(f"{site.url}/documents")
     page.get_by_text("version 2").wait_for()
     page.get_by_role("button", name="Open").first.click()
-    page.get_by_text("The well is twelve ells deep").wait_for()
+    page.get_by_text("The well is twelve ells deep").first.wait_for()
     page.get_by_role("tab", name="Versions").click()
     page.get_by_text("What version 2 changed").click()
-    page.get_by_text("The well is nine ells deep").wait_for()
+    page.get_by_text("The well is nine ells deep").first.wait_for()
 
 
 def test_the_search_shows_what_it_found_and_why(site: Any, page: Any) -> None:

@@ -35,3 +35,33 @@ def test_wal_and_foreign_keys_are_on(tmp_path: Path) -> None:
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_documents_of_the_first_schema_are_their_own_first_version(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from backend.store.database import MIGRATIONS
+    from backend.store.tables import Chunk, Document, DocumentVersion
+
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO document (id, name, sha256, size, state, reason, progress, chunk_count, embedded, reused, "
+            "seconds, created, updated) VALUES ('d', 'a.md', 'x', 5, 'ready', '', 1, 1, 1, 0, 1, 1, 1)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO chunk (id, document_id, position, text, text_hash, tokens, chunker) "
+            "VALUES ('c', 'd', 0, 'text', 'h', 3, 'old')"
+        )
+    database.migrate()
+    with database.session() as session:
+        document = session.exec(select(Document)).one()
+        assert (document.version, document.build, document.latest) == (1, 1, 1)
+        assert session.exec(select(DocumentVersion.sha256)).all() == ["x"]
+        assert session.exec(select(Chunk.build)).all() == [1]
+        session.add(Chunk(document_id="d", build=2, position=0, text="again", text_hash="i", tokens=3, chunker="new"))
