@@ -67,7 +67,7 @@ def begin_a_long_answer(site: Any, page: Any, text: str) -> None:
     page.goto(site.url)
     page.get_by_text("Answer from documents").click()
     page.get_by_role("button", name="Settings").click()
-    set_slider(page, "Temperature", "ArrowRight", 11)
+    set_slider(page, "Temperature", "ArrowRight", 13)
     set_slider(page, "Longest answer", "End", 1)
     page.keyboard.press("Escape")
     ask(page, text)
