@@ -24,7 +24,7 @@ import psutil
 
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
-from backend.engine.machine import Peaks, measure, step_cost
+from backend.engine.machine import StepCosts, measure
 from backend.engine.messages import BATCH, Failed, Finished, Generate, SamplingParams, StepOutput
 from backend.engine.switches import Switches
 from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
@@ -75,9 +75,9 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def run_once(
-    core: EngineCore, recorder: Recorder, batch: list[list[int]], output_tokens: int, peaks: Peaks | None = None
+    core: EngineCore, recorder: Recorder, batch: list[list[int]], output_tokens: int, costs: StepCosts | None = None
 ) -> dict[str, float]:
-    """Serve the batch once and return its figures; with `peaks`, also how near decoding came to the machine's limit."""
+    """Serve the batch once and return its figures; with `costs`, also how near decoding came to the machine's limit."""
     recorder.clear()
     sampling = SamplingParams(max_tokens=output_tokens, ignore_eos=True)
     decode_seconds = least = read = operations = 0.0
@@ -90,8 +90,9 @@ def run_once(
         contexts = [seq.length for seq in running] if decoding else []
         began = time.perf_counter()
         core.step()
-        if contexts and peaks is not None and (cost := step_cost(core, peaks, contexts)) is not None:
-            decode_seconds += time.perf_counter() - began
+        took = time.perf_counter() - began
+        if contexts and costs is not None and (cost := costs(contexts)) is not None:
+            decode_seconds += took
             least, read, operations = least + cost.seconds, read + cost.read, operations + cost.operations
     seconds = time.perf_counter() - start
     produced = sum(map(len, recorder.tokens.values()))
@@ -162,6 +163,7 @@ class Bench:
         for quantization in self.a.quantization:
             core = self.engine(quantization)
             peaks = measure(core)
+            costs = StepCosts(core, peaks)
             self.row(
                 "machine", read_gb_s=round(peaks.read / 1e9, 1),
                 **{f"peak_gop_s_{bits}_bit": round(value / 1e9) for bits, value in peaks.operations.items()},
@@ -169,7 +171,7 @@ class Bench:
             for concurrency in self.a.concurrency:
                 batch = prompts(concurrency, self.a.input_tokens)
                 run_once(core, self.recorder, batch, self.a.output_tokens)
-                runs = [run_once(core, self.recorder, batch, self.a.output_tokens, peaks) for _ in range(2)]
+                runs = [run_once(core, self.recorder, batch, self.a.output_tokens, costs) for _ in range(2)]
                 best = min(runs, key=lambda run: run["seconds"])
                 self.row("sweep", peer=f"tenfold-{core.decoder.variant}", concurrency=concurrency, **best)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from backend.engine.attention import KernelAttention
+from backend.engine.config import BLOCK_SIZE
 from backend.engine.core import EngineCore
 from backend.engine.quantize import KernelLinear
 
@@ -55,24 +56,36 @@ class StepCost:
     seconds: float
 
 
-def step_cost(core: EngineCore, peaks: Peaks, contexts: list[int]) -> StepCost | None:
-    """Cost of a decode step over sequences of these lengths; None where the products are not our own kernels'."""
-    attention, rows = core.attention, len(contexts)
-    linears = [
-        linear
-        for layer in core.decoder.layers
-        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
-    ]
-    if not isinstance(attention, KernelAttention) or not peaks.operations:
-        return None
-    read = operations = seconds = 0.0
-    for linear in (*linears, core.decoder.head):
-        if not isinstance(linear, KernelLinear):
+class StepCosts:
+    """Costs of decode steps of one engine; what depends on the number of sequences alone is worked out once."""
+
+    def __init__(self, core: EngineCore, peaks: Peaks) -> None:
+        self._core, self._peaks = core, peaks
+        self._products: dict[int, StepCost | None] = {}
+
+    def __call__(self, contexts: list[int]) -> StepCost | None:
+        """Cost of a step over sequences of these lengths; None where the products are not our own kernels'."""
+        rows, attention = len(contexts), self._core.attention
+        if rows not in self._products:
+            self._products[rows] = self._of_products(rows)
+        products = self._products[rows]
+        if products is None or not isinstance(attention, KernelAttention):
             return None
-        native = linear.native()
-        size, work = native.n * native.k * native.bits / 8, 2.0 * native.n * native.k * rows
-        read += size
-        operations += work
-        seconds += max(size / peaks.read, work / peaks.operations[native.bits])
-    pages = sum(contexts) * attention.block_bytes / 16
-    return StepCost(read + pages, operations, seconds + pages / peaks.read)
+        pages = sum(contexts) * attention.block_bytes / BLOCK_SIZE
+        return StepCost(
+            products.read + pages, products.operations, products.seconds + pages / self._peaks.read
+        )
+
+    def _of_products(self, rows: int) -> StepCost | None:
+        decoder, peaks = self._core.decoder, self._peaks
+        read = operations = seconds = 0.0
+        linears = [x for layer in decoder.layers for x in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+        for linear in (*linears, decoder.head):
+            if not isinstance(linear, KernelLinear) or not peaks.operations:
+                return None
+            native = linear.native()
+            size, work = native.n * native.k * native.bits / 8, 2.0 * native.n * native.k * rows
+            read += size
+            operations += work
+            seconds += max(size / peaks.read, work / peaks.operations[native.bits])
+        return StepCost(read, operations, seconds)
