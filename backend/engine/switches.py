@@ -124,8 +124,8 @@ class Switches:
         label="Of each passage, read again (%)",
         low=0,
         high=100,
-        help="The first tokens of a passage whose states are used again are computed anew, which mends most of what "
-        "the move costs.",
+        help="The first tokens of a passage whose states are used again are computed anew, since it is there that it "
+        "misses what stands before it.",
     )
     embedding_cache: bool = _switch(
         True,
