@@ -396,9 +396,9 @@ class Bench:
     def memory(self) -> None:
         """64 sequences of 2,000 tokens: their pages, and what of them is empty; then 10,000 short requests."""
         core = self.engine(self.a.quantization[0], config={"kv_cache_bytes": 4 << 30})
-        batch = prompts(64, 1990, seed=3)
-        for i, prompt in enumerate(batch):
-            core.add(Generate(f"r{i}", prompt, SamplingParams(max_tokens=10, ignore_eos=True)))
+        batch = prompts(64, 1650, seed=3)
+        for i, prompt in enumerate(batch):  # patient and long enough to be all there at once
+            core.add(Generate(f"r{i}", prompt, SamplingParams(max_tokens=350, ignore_eos=True), path=BATCH))
         used = tokens = 0
         while core.has_work:
             core.step()
