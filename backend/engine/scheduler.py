@@ -137,7 +137,7 @@ class Scheduler:
 
         def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
             nonlocal budget
-            self.cache.grow(seq, seq.next_positions(tokens)[-1] + 1 if seq.pending else seq.computed + tokens)
+            self.cache.grow(seq, seq.computed + tokens)
             batch.append(Scheduled(seq, tokens, draft or [], reads=seq.remaining > 1))
             chosen.add(seq.request_id)
             budget -= tokens
@@ -165,7 +165,7 @@ class Scheduler:
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
             tokens = portion(seq)
-            if tokens and self._make_room(seq, min(seq.computed + tokens, seq.length), chosen):
+            if tokens and self._make_room(seq, seq.computed + tokens, chosen):
                 take(seq, tokens)
         self._yield_to_realtime(chosen, batch)
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget

@@ -66,10 +66,6 @@ class Sequence:
         """Tokens that still have to go through the model before the next one can be sampled."""
         return len(self.pending) or len(self.tokens) - self.computed
 
-    def next_positions(self, count: int) -> list[int]:
-        """The next `count` positions to compute."""
-        return self.pending[:count] or list(range(self.computed, self.computed + count))
-
     def advance(self, count: int) -> None:
         """Note that the next `count` positions have been computed."""
         if self.pending:

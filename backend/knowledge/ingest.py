@@ -118,7 +118,7 @@ class Ingest:
 
     def plan(self, document_ids: list[str] | None = None) -> Plan:
         """What reading these documents (None: all that were read otherwise than now) anew would take."""
-        version = self._build_version()
+        version, chosen = self._build_version(), set(document_ids or ())
         with self._database.session() as session:
             query = (
                 select(Document.id, func.count(col(Chunk.id)), func.sum(Chunk.tokens), func.min(Chunk.chunker))
@@ -128,7 +128,7 @@ class Ingest:
             )
             rows = [
                 row for row in session.exec(query).all()
-                if (row[0] in document_ids if document_ids is not None else row[3] != version)
+                if (row[0] in chosen if document_ids is not None else row[3] != version)
             ]  # fmt: skip
         seconds = sum(int(row[2] or 0) for row in rows) * self._seconds_per_token()
         chunks = sum(int(row[1]) for row in rows)
@@ -192,12 +192,12 @@ class Ingest:
     def _read(self, document: Document) -> None:
         started = time.monotonic()
 
-        def check() -> None:
-            if document.id in self._documents.cancelled or self._stopping.is_set():
-                raise _CancelledError
-
         def cancelled() -> bool:
             return document.id in self._documents.cancelled or self._stopping.is_set()
+
+        def check() -> None:
+            if cancelled():
+                raise _CancelledError
 
         check()
         if not self._documents.set(document.id, state="parsing", progress=0.02, only_from=PENDING):
