@@ -17,7 +17,7 @@ from backend.engine.config import BLOCK_SIZE
 from backend.engine.kernels import NativeBatch
 from backend.engine.memory import zeros
 
-DENSE_LAYERS = 2
+DENSE_LAYERS = 1
 """First layers that top-K sparse attention leaves alone: what they look at is spread out (Quest, Tang et al. 2024)."""
 
 
@@ -338,7 +338,7 @@ class KernelAttention:
         self.layer_bytes = shape.kv_heads * int(kernels.tenfold_page_bytes(self.kind, shape.head_size))
         self.block_bytes = shape.layers * self.layer_bytes
         self.pages = torch.empty(0, dtype=torch.uint8)
-        self.bounds: torch.Tensor | None = None  # bf16 [layers, blocks, kv_heads, 2, head_size], while they are wanted
+        self.summaries: torch.Tensor | None = None  # bf16 [layers, blocks, kv_heads, 2, head_size], while wanted
 
     @staticmethod
     def supports(shape: AttentionShape, dtype: torch.dtype) -> bool:
@@ -351,24 +351,24 @@ class KernelAttention:
         # The unwritten lanes of a page are read and masked, so they must hold numbers: zeros.
         size = self.shape.layers * blocks * self.layer_bytes
         self.pages = zeros(size, torch.uint8).view(self.shape.layers, blocks, self.layer_bytes)
-        self.bounds = None
+        self.summaries = None
 
     def page_pointer(self, layer: int) -> int:
         """Address of a layer's pages."""
         return int(self.pages.data_ptr()) + layer * int(self.pages.stride(0))
 
-    def bounds_pointer(self, layer: int) -> int:
-        """Address of a layer's key bounds; 0 where they are not kept, or where the layer reads everything."""
-        if self.bounds is None or layer < DENSE_LAYERS:
+    def summaries_pointer(self, layer: int) -> int:
+        """Address of a layer's summaries; 0 where they are not kept, or where the layer reads everything."""
+        if self.summaries is None or layer < DENSE_LAYERS:
             return 0
-        return int(self.bounds[layer].data_ptr())
+        return int(self.summaries[layer].data_ptr())
 
     def prepare(self, batch: Batch) -> NativeBatch:
-        """The kernels' view of a batch; key bounds are made here when sparse reading was just switched on."""
-        if self.reading.keep_percent < 100 and self.bounds is None:
-            self._keep_bounds()
+        """The kernels' view of a batch; summaries of pages are made here when sparse reading was just switched on."""
+        if self.reading.keep_percent < 100 and self.summaries is None:
+            self._keep_summaries()
         elif self.reading.keep_percent == 100:
-            self.bounds = None
+            self.summaries = None
         if batch.native is None:
             batch.native = NativeBatch(
                 batch.positions.data_ptr(), batch.slots.data_ptr(), batch.query_starts.data_ptr(),
@@ -378,15 +378,21 @@ class KernelAttention:
             )  # fmt: skip
         return batch.native
 
-    def _keep_bounds(self) -> None:
+    def _keep_summaries(self) -> None:
         s, blocks = self.shape, self.pages.shape[1]
         count = s.layers * blocks * s.kv_heads * 2 * s.head_size
-        self.bounds = zeros(count, torch.bfloat16).view(s.layers, blocks, s.kv_heads, 2, s.head_size)
-        written = self.pages[0].view(torch.int64).ne(0).any(dim=1).nonzero().flatten().to(torch.int32)
-        for layer in range(DENSE_LAYERS, s.layers):
-            self.kernels.tenfold_bounds(
-                self.kind, self.page_pointer(layer), self.bounds_pointer(layer), written.data_ptr(), len(written),
-                s.kv_heads, s.head_size,
+        self.summaries = zeros(count, torch.bfloat16).view(s.layers, blocks, s.kv_heads, 2, s.head_size)
+        written = self.pages[0].view(torch.int64).ne(0).any(dim=1).nonzero().flatten()
+        self._summarize(written)
+
+    def _summarize(self, blocks: torch.Tensor) -> None:
+        if self.summaries is None:
+            return
+        which = blocks.to(torch.int32)
+        for layer in range(DENSE_LAYERS, self.shape.layers):
+            self.kernels.tenfold_summarize(
+                self.kind, self.page_pointer(layer), self.summaries_pointer(layer), which.data_ptr(), len(which),
+                self.shape.kv_heads, self.shape.head_size,
             )  # fmt: skip
 
     def forward(
@@ -396,13 +402,13 @@ class KernelAttention:
         query = torch.empty(qkv.shape[0], self.shape.heads * self.shape.head_size, dtype=self.dtype)
         out = torch.empty_like(query)
         native = self.prepare(batch)
-        pages, bounds = self.page_pointer(layer), self.bounds_pointer(layer)
+        pages, summaries = self.page_pointer(layer), self.summaries_pointer(layer)
         self.kernels.tenfold_rope_and_write(
-            self.is_bf16, native, qkv.data_ptr(), cosine.data_ptr(), sine.data_ptr(), query.data_ptr(), pages, bounds,
-            int(rotate),
+            self.is_bf16, native, qkv.data_ptr(), cosine.data_ptr(), sine.data_ptr(), query.data_ptr(), pages,
+            summaries, int(rotate),
         )  # fmt: skip
         plan = self.kernels.tenfold_plan(native)
-        self.kernels.tenfold_attention(self.is_bf16, native, plan, query.data_ptr(), pages, bounds, out.data_ptr())
+        self.kernels.tenfold_attention(self.is_bf16, native, plan, query.data_ptr(), pages, summaries, out.data_ptr())
         self.kernels.tenfold_plan_free(plan)
         return out
 
@@ -413,13 +419,7 @@ class KernelAttention:
     def write_block(self, block: int, data: bytes | memoryview) -> None:
         """See `PagedAttention.write_block`."""
         self.pages[:, block] = torch.frombuffer(data, dtype=torch.uint8).view(self.shape.layers, -1)
-        if self.bounds is not None:
-            which = torch.tensor([block], dtype=torch.int32)
-            for layer in range(DENSE_LAYERS, self.shape.layers):
-                self.kernels.tenfold_bounds(
-                    self.kind, self.page_pointer(layer), self.bounds_pointer(layer), which.data_ptr(), 1,
-                    self.shape.kv_heads, self.shape.head_size,
-                )  # fmt: skip
+        self._summarize(torch.tensor([block]))
 
     def read_tokens(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `PagedAttention.read_tokens`."""
@@ -446,6 +446,7 @@ class KernelAttention:
         for layer in range(s.layers):
             cosine, sine = (0, 0) if turn is None or layer in unrotated else (turn[0].data_ptr(), turn[1].data_ptr())
             self.kernels.tenfold_write_tokens(
-                self.kind, self.page_pointer(layer), self.bounds_pointer(layer), slots.data_ptr(), len(slots),
-                s.kv_heads, s.head_size, keys[layer].data_ptr(), values[layer].data_ptr(), cosine, sine,
+                self.kind, self.page_pointer(layer), slots.data_ptr(), len(slots), s.kv_heads, s.head_size,
+                keys[layer].data_ptr(), values[layer].data_ptr(), cosine, sine,
             )  # fmt: skip
+        self._summarize((slots // BLOCK_SIZE).unique())

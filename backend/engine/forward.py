@@ -57,7 +57,7 @@ class WholeForward:
             shape.norm_eps,
         )  # fmt: skip
         self._scratch = torch.empty(0, dtype=torch.bfloat16)
-        self._bounds: torch.Tensor | None = None
+        self._summaries: torch.Tensor | None = None
 
     @staticmethod
     def fits(layers: list[Layer]) -> bool:
@@ -71,10 +71,10 @@ class WholeForward:
     def __call__(self, batch: Batch, residual: torch.Tensor) -> torch.Tensor:
         """Bring float32 `residual` [tokens, hidden] up to the last layer; returns what its down projection adds."""
         native = self.attention.prepare(batch)
-        if self._bounds is not self.attention.bounds:
-            self._bounds = self.attention.bounds
+        if self._summaries is not self.attention.summaries:
+            self._summaries = self.attention.summaries
             for i, layer in enumerate(self._layers):
-                layer.bounds = self.attention.bounds_pointer(i)
+                layer.summaries = self.attention.summaries_pointer(i)
         tokens = residual.shape[0]
         needed = tokens * self._kernels.tenfold_scratch(self._model, native)
         if len(self._scratch) < needed:

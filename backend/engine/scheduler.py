@@ -22,9 +22,11 @@ SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 
 
-CAUTION = 0.75
+CAUTION = 0.8
 """Share of the time allowed that is aimed at, since steps vary."""
 FIRST_CHUNK = 8
+PIECE = 4
+"""Tokens that the attention kernel takes together where three query heads share a key; three cost as much as four."""
 PLAIN_EVERY = 16
 """Every so many steps nothing of a long prompt is read, to learn again what a plain step takes."""
 
@@ -48,15 +50,18 @@ class Pace:
         self._beside = self._beside + 1 if tokens else 0
         if not tokens:  # one late step says little
             self.decode = seconds if not self.decode else 0.7 * self.decode + 0.3 * min(seconds, 2 * self.decode)
-        elif self.decode:
+        elif self.decode and tokens >= self._whole():  # a prompt's last piece says nothing about larger ones
             allowed, extra = CAUTION * self.stall * self.decode, seconds - self.decode
-            fit = min(max(allowed / max(extra, 0.2 * allowed), 0.5), 1.2)
-            if fit < 1 or tokens >= int(self._chunk):  # a prompt's last piece says nothing about larger ones
-                self._chunk = max(1.0, self._chunk * fit)
+            fit = tokens * min(max(allowed / max(extra, 0.2 * allowed), 0.5), 3.0)
+            self._chunk = max(1.0, min(fit, 0.7 * self._chunk + 0.3 * fit))  # back at once, forward by and by
 
     def tokens(self) -> int:
         """Tokens of long prompts that the next step may read."""
-        return 0 if self._beside >= PLAIN_EVERY else int(self._chunk)
+        return 0 if self._beside >= PLAIN_EVERY else self._whole()
+
+    def _whole(self) -> int:
+        tokens = int(self._chunk)
+        return tokens if tokens < PIECE - 1 else max(PIECE, tokens // PIECE * PIECE)
 
 
 @dataclass(slots=True)

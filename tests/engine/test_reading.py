@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.attention import AttentionShape, Batch, GatherAttention, KernelAttention, Reading
+from backend.engine.attention import (
+    DENSE_LAYERS,
+    AttentionShape,
+    Batch,
+    GatherAttention,
+    KernelAttention,
+    Reading,
+    whole_sequence,
+)
+from backend.engine.config import BLOCK_SIZE
 from backend.engine.decoder import Decoder
 from backend.engine.kernels import load_cpu_kernels
 from backend.engine.quantize import KernelLinear
@@ -130,19 +139,33 @@ def test_sparse_reading_of_all_pages_is_dense(make_engine: Any, prompts: Any) ->
     assert len(generate(few, long)[0]) == 24
 
 
-def test_key_bounds_hold_every_key(cache_dir: Path) -> None:
+def test_a_full_page_is_summarized_by_the_mean_and_variance_of_its_keys(cache_dir: Path) -> None:
     shape = AttentionShape(3, 2, 1, 64)
     attention = KernelAttention(shape, torch.float32, load_cpu_kernels(cache_dir))
     attention.allocate(4)
     keys = torch.randn(3, 64, 1, 64)
-    attention.write_tokens(torch.arange(64), keys, keys, None, frozenset())
+    attention.write_tokens(torch.arange(32), keys[:, :32], keys[:, :32], None, frozenset())
     attention.reading = Reading(keep_percent=50)
     attention.prepare(Batch(*[torch.zeros(1, dtype=torch.int64)] * 6, 1, 1, torch.zeros(1)))  # type: ignore[arg-type]
-    assert attention.bounds is not None
-    low, high = attention.bounds[2].float().unbind(2)
+    attention.write_tokens(torch.arange(32, 64), keys[:, 32:], keys[:, 32:], None, frozenset())
+    assert attention.summaries is not None
+    mean, variance = attention.summaries[2].float().unbind(2)
     pages = keys[2].view(4, 16, 1, 64)
-    assert torch.all((low - pages.amin(1)).abs() <= 0.01 * pages.amin(1).abs() + 1e-3)
-    assert torch.all((high - pages.amax(1)).abs() <= 0.01 * pages.amax(1).abs() + 1e-3)
+    assert torch.allclose(mean, pages.mean(1), rtol=0.01, atol=1e-3)
+    assert torch.allclose(variance, pages.var(1, unbiased=False), rtol=0.01, atol=1e-3)
+
+
+def test_summaries_do_not_depend_on_when_sparse_reading_began(make_engine: Any, prompts: Any) -> None:
+    long, sparse = (prompts[2] * 40)[:500], FP32.updated({"sparse_attention": True, "sparse_keep_percent": 50})
+    early, late = make_engine(sparse), make_engine(FP32)
+    for harness in (early, late):
+        generate(harness, [long], 40)
+        harness.core.set_switches(sparse)
+        harness.core.attention.prepare(whole_sequence([1], 1, torch.tensor([0])))
+    full = [harness.core.attention.summaries for harness in (early, late)]
+    written = torch.arange(len(long) // BLOCK_SIZE)
+    assert torch.equal(full[0][DENSE_LAYERS:, written], full[1][DENSE_LAYERS:, written])
+    assert full[0][DENSE_LAYERS:, written].any()
 
 
 def test_eight_bit_pages_answer_almost_the_same(make_engine: Any, prompts: Any, expected: Any) -> None:

@@ -94,7 +94,7 @@ class NativeLayer(ctypes.Structure):
     _fields_ = (
         ("input_norm", ctypes.c_void_p), ("post_norm", ctypes.c_void_p), ("query_norm", ctypes.c_void_p),
         ("key_norm", ctypes.c_void_p), ("qkv", NativeLinear), ("output", NativeLinear), ("gate_up", NativeLinear),
-        ("down", NativeLinear), ("pages", ctypes.c_void_p), ("bounds", ctypes.c_void_p), ("rotate", ctypes.c_int64),
+        ("down", NativeLinear), ("pages", ctypes.c_void_p), ("summaries", ctypes.c_void_p), ("rotate", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -119,8 +119,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_rope_and_write": ([integer, batch, *[pointer] * 6, integer], None),
         "tenfold_attention": ([integer, batch, *[pointer] * 5], None),
         "tenfold_read_tokens": ([integer, pointer, pointer, *[integer] * 3, pointer, pointer], None),
-        "tenfold_write_tokens": ([integer, *[pointer] * 3, *[integer] * 3, *[pointer] * 4], None),
-        "tenfold_bounds": ([integer, *[pointer] * 3, *[integer] * 3], None),
+        "tenfold_write_tokens": ([integer, *[pointer] * 2, *[integer] * 3, *[pointer] * 4], None),
+        "tenfold_summarize": ([integer, *[pointer] * 3, *[integer] * 3], None),
         "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
         "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
         "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),

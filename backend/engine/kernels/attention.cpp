@@ -28,13 +28,17 @@ using namespace tenfold;
 namespace {
 
 // Two products of bf16 pairs at once, where the processor has the instruction: half the work on bf16 pages. Queries are
-// bf16 already; the softmax's weights are rounded to it, as every fused attention in 16 bits does.
+// bf16 already; the softmax's weights are rounded to it, as every fused attention in 16 bits does. The pair is spread
+// over the lanes by the instruction itself; left to choose, the compiler spreads them ahead and has no registers left.
 #ifdef __AVX512BF16__
 constexpr bool HAS_DOT = true;
-inline f16v dot(f16v acc, uint32_t pair, const void* pairs) {
-  return (f16v)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)pair), (__m512bh)_mm512_loadu_si512(pairs));
+inline f16v load_pairs(const bf16* at) { f16v v; std::memcpy(&v, at, 64); return v; }
+inline f16v add_dot(f16v acc, const uint32_t* pair, f16v pairs) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(pairs), "m"(*pair));
+  return acc;
 }
-inline f16v dot_all(const bf16* x, const bf16* y, int count) {  // count divisible by 32; the lanes' sum is the product
+inline void store_pairs(uint32_t* to, f16v v) { const __m256bh h = _mm512_cvtneps_pbh((__m512)v); std::memcpy(to, &h, 32); }
+inline f16v product(const bf16* x, const bf16* y, int count) {  // count divisible by 32; the lanes' sum is the product
   __m512 acc = _mm512_setzero_ps();
   for (int i = 0; i < count; i += 32)
     acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
@@ -42,8 +46,14 @@ inline f16v dot_all(const bf16* x, const bf16* y, int count) {  // count divisib
 }
 #else
 constexpr bool HAS_DOT = false;
-inline f16v dot(f16v acc, uint32_t, const void*) { return acc; }
-inline f16v dot_all(const bf16*, const bf16*, int) { return f16v{}; }
+inline f16v load_pairs(const bf16*) { return f16v{}; }
+inline f16v add_dot(f16v acc, const uint32_t*, f16v) { return acc; }
+inline void store_pairs(uint32_t*, f16v) {}
+inline f16v product(const bf16* x, const bf16* y, int count) {
+  f16v acc = {};
+  for (int i = 0; i < count; i += 16) acc += load(x + i) * load(y + i);
+  return acc;
+}
 #endif
 
 constexpr int PAGE = 16;
@@ -107,12 +117,16 @@ template <int MR, typename T, bool DOT>
 void take_pages(const char* const* pages, int count, const char* const* ahead, int D, const float* query,
                 const uint32_t* pairs, float scale, const int* room, State& st) {
   alignas(64) float p[GROUP][MR][PAGE] = {};
-  alignas(64) bf16 narrow_p[GROUP][MR][PAGE];
+  alignas(64) uint32_t narrow_p[GROUP][MR][PAGE / 2];  // pairs of bf16
   const i16v lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   constexpr int NB = MR <= 3 ? 4 : (MR <= 6 ? 2 : 1);
   auto score = [&](auto width, int page) {
     constexpr int NB = decltype(width)::value;
-    f16v acc[NB][MR] = {};
+    f16v acc[NB][MR];
+#pragma GCC unroll 16
+    for (int b = 0; b < NB; b++)
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) acc[b][r] = f16v{};
     for (int d = 0; d < D; d += 4)
 #pragma GCC unroll 16
       for (int b = 0; b < NB; b++) {
@@ -123,10 +137,13 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
         }
         const T* at = keys_of<T>(pages[page + b]) + d * PAGE;
         if constexpr (DOT) {
-#pragma GCC unroll 16
-          for (int r = 0; r < MR; r++)
 #pragma GCC unroll 2
-            for (int i = 0; i < 2; i++) acc[b][r] = dot(acc[b][r], pairs[(d / 2 + i) * MR + r], at + i * 2 * PAGE);
+          for (int i = 0; i < 2; i++) {
+            const f16v k = load_pairs(at + i * 2 * PAGE);
+            const uint32_t* q = pairs + (d / 2 + i) * MR;
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; r++) acc[b][r] = add_dot(acc[b][r], q + r, k);
+          }
         } else {
           f16v k[4];
           load_four(at, PAGE, k);
@@ -169,7 +186,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
       e = x > -80.0f ? e : f16v{};  // also where nothing may be looked at, and x is not a number
       total += e;
       if (std::is_same<T, int8_t>::value) e = e * load(value_scales(pages[b], D));
-      if (DOT) store(narrow_p[b][r], e); else store(p[b][r], e);
+      if (DOT) store_pairs(narrow_p[b][r], e); else store(p[b][r], e);
     }
     st.total[r] = total;
     reach = std::max(reach, room[r]);
@@ -185,18 +202,18 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
     for (int b = 0; b < count; b++) {
       const T* v = values_of<T>(pages[b], D);
       const int tokens = std::min(PAGE, reach - b * PAGE);
-      for (int t = 0; t < tokens; t += 4)  // a token past the end weighs nothing
+      for (int t = 0; t < tokens; t += 4) {  // a token past the end weighs nothing
+        const uint32_t* weights = &narrow_p[b][0][t / 2];
 #pragma GCC unroll 16
         for (int c = 0; c < NC; c++) {
           const T* at = v + value_at<T>(from + c * 16, t, D);
           if constexpr (DOT) {
-#pragma GCC unroll 16
-            for (int r = 0; r < MR; r++)
 #pragma GCC unroll 2
-              for (int i = 0; i < 2; i++) {
-                uint32_t pair; std::memcpy(&pair, &narrow_p[b][r][t + i * 2], 4);
-                acc[r][c] = dot(acc[r][c], pair, at + i * 2 * D);
-              }
+            for (int i = 0; i < 2; i++) {
+              const f16v x = load_pairs(at + i * 2 * D);
+#pragma GCC unroll 16
+              for (int r = 0; r < MR; r++) acc[r][c] = add_dot(acc[r][c], weights + r * (PAGE / 2) + i, x);
+            }
           } else {
             f16v x[4];
             load_four(at, D, x);
@@ -206,6 +223,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
               for (int i = 0; i < 4; i++) acc[r][c] += x[i] * p[b][r][t + i];
           }
         }
+      }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < MR; r++)
@@ -421,56 +439,76 @@ template <typename Q> inline void finish(Q* out, const float* acc, float total, 
 }
 
 // ---- top-K sparse attention (Quest, Tang et al. 2024) ---------------------------------------------------------------
+//
+// Quest bounds a page's best score by the largest and smallest key of every dimension, which overstates it: no key is
+// the largest in all of them. The mean and the spread of the page's scores, as they would be if its keys' dimensions
+// were independent, found the pages that matter more often here (a third of the divergence), from as many bytes.
 
-// The pages whose keys can match best by their bounds, with the first and the last: table entries, in order.
+constexpr int AT_ONCE = 8;       // pages whose sums are made together
+constexpr float SPREADS = 2.0f;  // standard deviations above its mean that a page's best score is taken to be
+
+struct Chooser {
+  std::vector<bf16> query;
+  std::vector<std::pair<float, int>> scored;
+  std::vector<int32_t> chosen;
+};
+
+// The pages likeliest to hold what the rows look for, with the first and the last: table entries, in order.
 template <typename Q>
-void choose_pages(const tenfold_batch& b, const Rows<Q>& rows, const uint16_t* bounds, int kv_head, const int32_t* table,
-                  int pages, int kept, std::vector<int32_t>& chosen, std::vector<std::pair<float, int>>& scored) {
-  // The largest that query x key can be, dimension by dimension: positive parts meet the upper bound, negative ones
-  // the lower.
-  const int D = b.head_size;
-  scored.clear();
-  std::vector<bf16> parts((size_t)rows.count * 2 * D);  // [row][lower, upper][head_size]
+void choose_pages(const tenfold_batch& b, const Rows<Q>& rows, const uint16_t* summaries, int kv_head,
+                  const int32_t* table, int pages, int kept, Chooser& c) {
+  const int D = b.head_size, step = 2 * D;
+  c.query.resize((size_t)rows.count * step);  // [row][plain, squared][head_size]
   for (int r = 0; r < rows.count; r++)
     for (int d = 0; d < D; d++) {
-      const uint16_t q = narrow(to_float(rows.query[r][d]));
-      parts[((size_t)r * 2 + (q < 0x8000)) * D + d].bits = q;
+      const float q = to_float(rows.query[r][d]);
+      c.query[(size_t)r * step + d].bits = narrow(q);
+      c.query[(size_t)r * step + D + d].bits = narrow(q * q);
     }
-  for (int p = 1; p < pages - 1; p++) {
-    auto bounds_of = [&](int page) { return (const bf16*)bounds + ((int64_t)table[page] * b.kv_heads + kv_head) * 2 * D; };
-    const bf16* at = bounds_of(p);
-    const char* next = (const char*)bounds_of(std::min(p + 12, pages - 1));
-    for (int i = 0; i < 4 * D; i += 64) __builtin_prefetch(next + i, 0, 2);
-    float best = -INFINITY;
+  auto summary = [&](int page) {
+    return (const bf16*)summaries + ((int64_t)table[std::min(page, pages - 2)] * b.kv_heads + kv_head) * step;
+  };
+  c.scored.resize(pages - 2);
+  for (int from = 1; from < pages - 1; from += AT_ONCE) {
+    float best[AT_ONCE];
+    std::fill(best, best + AT_ONCE, -INFINITY);
+    for (int p = 0; p < AT_ONCE; p++)
+      for (int i = 0; i < 2 * step; i += 64) __builtin_prefetch((const char*)summary(from + 2 * AT_ONCE + p) + i, 0, 2);
     for (int r = 0; r < rows.count; r++) {
-      const bf16* q = &parts[(size_t)r * 2 * D];
-      f16v s = {};
-      if (HAS_DOT) s = dot_all(q, at, 2 * D);
-      else for (int d = 0; d < 2 * D; d += 16) s += load(q + d) * load(at + d);
-      best = std::max(best, sum(s));
+      const bf16* q = &c.query[(size_t)r * step];
+      f16v sums[2 * AT_ONCE];
+      for (int p = 0; p < AT_ONCE; p++) {
+        const bf16* at = summary(from + p);
+        sums[p] = product(q, at, D);
+        sums[AT_ONCE + p] = product(q + D, at + D, D);
+      }
+      alignas(64) float total[2 * AT_ONCE];
+      store(total, sums_of(sums));
+      for (int p = 0; p < AT_ONCE; p++)
+        best[p] = std::max(best[p], total[p] + SPREADS * std::sqrt(total[AT_ONCE + p]));
     }
-    scored.push_back({-best, p});
+    for (int p = 0; p < AT_ONCE && from + p < pages - 1; p++) c.scored[from + p - 1] = {-best[p], from + p};
   }
-  const int keep = std::min<int>((int)scored.size(), kept - 2);
-  std::nth_element(scored.begin(), scored.begin() + (keep - 1), scored.end());
-  chosen.clear();
-  chosen.push_back(0);
-  for (int i = 0; i < keep; i++) chosen.push_back(scored[i].second);
-  chosen.push_back(pages - 1);
-  std::sort(chosen.begin(), chosen.end());
-  for (int32_t& page : chosen) page = table[page];
+  const int keep = std::min<int>((int)c.scored.size(), kept - 2);
+  std::nth_element(c.scored.begin(), c.scored.begin() + (keep - 1), c.scored.end());
+  c.chosen.clear();
+  c.chosen.push_back(0);
+  for (int i = 0; i < keep; i++) c.chosen.push_back(c.scored[i].second);
+  c.chosen.push_back(pages - 1);
+  std::sort(c.chosen.begin(), c.chosen.end());
+  for (int32_t& page : c.chosen) page = table[page];
 }
 
 // ---- a layer --------------------------------------------------------------------------------------------------------
 
 template <typename Q, typename T>
-void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char* pages, const uint16_t* bounds, Q* out) {
+void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char* pages, const uint16_t* summaries, Q* out) {
   const int D = b.head_size, record = D + 2;
   const int64_t head_bytes = page_bytes<T>(D), block_bytes = head_bytes * b.kv_heads;
   static thread_local std::vector<float> partials;
   if ((int64_t)partials.size() < plan.partials) partials.resize(plan.partials);
   float* partial = partials.data();
-  const bool sparse = bounds && !plan.sparse.empty();
+  const bool sparse = summaries && !plan.sparse.empty();
   const Task* first = sparse ? plan.tasks.data() + plan.first_dense : plan.tasks.data();
   const int dense = (int)(plan.tasks.data() + plan.tasks.size() - first);
   const int thin = sparse ? (int)plan.sparse.size() : 0;
@@ -480,8 +518,7 @@ void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char
     State st;
     Rows<Q> rows;
     std::vector<float> merged;
-    std::vector<int32_t> chosen;
-    std::vector<std::pair<float, int>> scored;
+    Chooser chooser;
     for (int i; (i = next.fetch_add(1)) < thin + dense;) {
       const bool choose = i < thin;
       const Task& t = choose ? plan.sparse[i] : first[i - thin];
@@ -508,16 +545,16 @@ void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char
         int last = 0;
         for (int r = 0; r < rows.count; r++) last = std::max(last, (rows.limit[r] + PAGE - 1) / PAGE);
         if (choose) {
-          choose_pages(b, rows, bounds, h, table, total_pages, kept_pages(b, t.sequence), chosen, scored);
-          const int hidden = (total_pages - (int)chosen.size()) * PAGE;  // the last page keeps its own end
+          choose_pages(b, rows, summaries, h, table, total_pages, kept_pages(b, t.sequence), chooser);
+          const int hidden = (total_pages - (int)chooser.chosen.size()) * PAGE;  // the last page keeps its own end
           for (int r = 0; r < rows.count; r++) rows.limit[r] -= hidden;
-          last = (int)chosen.size();
+          last = (int)chooser.chosen.size();
         }
         merged.resize((size_t)TILE * D);
         Merged m[TILE];
         for (int from = 0; from < last; from += SEGMENT) {
           st.clear(rows.width, D);
-          run_pages<Q, T>(rows, head, block_bytes, choose ? chosen.data() : table, from, std::min(last, from + SEGMENT),
+          run_pages<Q, T>(rows, head, block_bytes, choose ? chooser.chosen.data() : table, from, std::min(last, from + SEGMENT),
                           head, D, st);
           for (int r = 0; r < rows.count; r++)
             merge(m[r], &merged[(size_t)r * D], st.top[r], sum(st.total[r]), &st.acc[(size_t)r * D], D);
@@ -577,18 +614,31 @@ inline void put_value(int8_t* page, const float* value, int t, int D) {
   for (int d = 0; d < D; d++) at[d * 4] = row[d];
 }
 
-inline void widen(uint16_t* bounds, const float* key, int t, int D) {  // a page's first token begins its bounds anew
+template <typename T> float key_value(const char* page, int d, int t, int D) {
+  if constexpr (std::is_same<T, int8_t>::value) return keys_of<T>(page)[key_at<T>(d, t)] * key_scales(page, D)[t];
+  else return to_float(keys_of<T>(page)[key_at<T>(d, t)]);
+}
+template <typename T> float value_value(const char* page, int d, int t, int D) {
+  if constexpr (std::is_same<T, int8_t>::value) return values_of<T>(page, D)[value_at<T>(d, t, D)] * value_scales(page, D)[t];
+  else return to_float(values_of<T>(page, D)[value_at<T>(d, t, D)]);
+}
+
+// What `choose_pages` knows of a full page: its keys' mean and variance, dimension by dimension.
+template <typename T> void summarize(const char* pages, uint16_t* summaries, int64_t page, int D) {
+  const char* at = pages + page * page_bytes<T>(D);
   for (int d = 0; d < D; d++) {
-    const uint16_t bits = narrow(key[d]);
-    const float x = to_float(bf16{bits});
-    if (t == 0 || x < to_float(bf16{bounds[d]})) bounds[d] = bits;
-    if (t == 0 || x > to_float(bf16{bounds[D + d]})) bounds[D + d] = bits;
+    float key[PAGE], mean = 0, variance = 0;
+    for (int t = 0; t < PAGE; t++) mean += key[t] = key_value<T>(at, d, t, D);
+    mean /= PAGE;
+    for (float k : key) variance += (k - mean) * (k - mean);
+    summaries[page * 2 * D + d] = narrow(mean);
+    summaries[page * 2 * D + D + d] = narrow(variance / PAGE);
   }
 }
 
 template <typename Q, typename T>
 void rope_and_write(const tenfold_batch& b, const Q* qkv, const float* cosine, const float* sine, Q* query, char* pages,
-                    uint16_t* bounds, bool rotate) {
+                    uint16_t* summaries, bool rotate) {
   const int D = b.head_size, half = D / 2, width = (b.heads + 2 * b.kv_heads) * D;
   const int64_t head_bytes = page_bytes<T>(D);
   auto turn = [&](const Q* from, int64_t position, float* to) {
@@ -618,23 +668,16 @@ void rope_and_write(const tenfold_batch& b, const Q* qkv, const float* cosine, c
       for (int d = 0; d < D; d += 16) store(query + ((int64_t)t * b.heads + h) * D + d, load(x + d));
     }
   }
-  if (!bounds) return;
-#pragma omp parallel for schedule(static)
-  for (int h = 0; h < b.kv_heads; h++)  // by head, since two tokens of a page may not be taken in at once
-    for (int t = 0; t < b.tokens; t++) {
-      alignas(64) float x[512];
-      turn(qkv + (int64_t)t * width + (b.heads + h) * D, b.positions[t], x);
-      widen(bounds + (b.slots[t] / PAGE * b.kv_heads + h) * 2 * D, x, (int)(b.slots[t] % PAGE), D);
+  if (!summaries) return;
+  // Pages that are full once this step is over and that it wrote into. A sequence's tokens come in order.
+#pragma omp parallel for schedule(dynamic)
+  for (int s = 0; s < b.sequences; s++)
+    for (int t = b.query_starts[s]; t < b.query_starts[s + 1]; t++) {
+      const int64_t page = b.positions[t] / PAGE;
+      const bool again = t + 1 < b.query_starts[s + 1] && b.positions[t + 1] / PAGE == page;
+      if (again || (page + 1) * PAGE > b.context_lens[s]) continue;
+      for (int h = 0; h < b.kv_heads; h++) summarize<T>(pages, summaries, b.slots[t] / PAGE * b.kv_heads + h, D);
     }
-}
-
-template <typename T> float key_value(const char* page, int d, int t, int D) {
-  if constexpr (std::is_same<T, int8_t>::value) return keys_of<T>(page)[key_at<T>(d, t)] * key_scales(page, D)[t];
-  else return to_float(keys_of<T>(page)[key_at<T>(d, t)]);
-}
-template <typename T> float value_value(const char* page, int d, int t, int D) {
-  if constexpr (std::is_same<T, int8_t>::value) return values_of<T>(page, D)[value_at<T>(d, t, D)] * value_scales(page, D)[t];
-  else return to_float(values_of<T>(page, D)[value_at<T>(d, t, D)]);
 }
 
 template <typename T>
@@ -652,7 +695,7 @@ void read_tokens(const char* pages, const int64_t* slots, int count, int kv_head
 }
 
 template <typename T>
-void write_tokens(char* pages, uint16_t* bounds, const int64_t* slots, int count, int kv_heads, int D,
+void write_tokens(char* pages, const int64_t* slots, int count, int kv_heads, int D,
                   const float* keys, const float* values, const float* cosine, const float* sine) {
   const int half = D / 2;
 #pragma omp parallel for schedule(static)
@@ -671,22 +714,14 @@ void write_tokens(char* pages, uint16_t* bounds, const int64_t* slots, int count
       }
       put_key(page, x, t, D);
       put_value(page, values + ((int64_t)i * kv_heads + h) * D, t, D);
-      if (bounds) widen(bounds + at * 2 * D, x, t, D);
     }
 }
 
 template <typename T>
-void all_bounds(const char* pages, uint16_t* bounds, const int32_t* blocks, int count, int kv_heads, int D) {
+void summarize_blocks(const char* pages, uint16_t* summaries, const int32_t* blocks, int count, int kv_heads, int D) {
 #pragma omp parallel for schedule(static)
   for (int i = 0; i < count; i++)
-    for (int h = 0; h < kv_heads; h++) {
-      const int64_t at = (int64_t)blocks[i] * kv_heads + h;
-      std::vector<float> key(D);
-      for (int t = 0; t < PAGE; t++) {
-        for (int d = 0; d < D; d++) key[d] = key_value<T>(pages + at * page_bytes<T>(D), d, t, D);
-        widen(bounds + at * 2 * D, key.data(), t, D);
-      }
-    }
+    for (int h = 0; h < kv_heads; h++) summarize<T>(pages, summaries, (int64_t)blocks[i] * kv_heads + h, D);
 }
 
 // Calls `f` with the element type of the pages.
@@ -708,21 +743,21 @@ void* tenfold_plan(const tenfold_batch* batch) { return new Plan(make_plan(*batc
 void tenfold_plan_free(void* plan) { delete (Plan*)plan; }
 
 void tenfold_rope_and_write(int is_bf16, const tenfold_batch* b, const void* qkv, const float* cosine, const float* sine,
-                            void* query, void* pages, uint16_t* bounds, int rotate) {
+                            void* query, void* pages, uint16_t* summaries, int rotate) {
   with_kind(b->kind, [&](auto t) {
     using T = decltype(t);
-    if (is_bf16) rope_and_write<bf16, T>(*b, (const bf16*)qkv, cosine, sine, (bf16*)query, (char*)pages, bounds, rotate);
-    else rope_and_write<float, T>(*b, (const float*)qkv, cosine, sine, (float*)query, (char*)pages, bounds, rotate);
+    if (is_bf16) rope_and_write<bf16, T>(*b, (const bf16*)qkv, cosine, sine, (bf16*)query, (char*)pages, summaries, rotate);
+    else rope_and_write<float, T>(*b, (const float*)qkv, cosine, sine, (float*)query, (char*)pages, summaries, rotate);
   });
 }
 
 void tenfold_attention(int is_bf16, const tenfold_batch* b, const void* plan, const void* query, const void* pages,
-                       const uint16_t* bounds, void* out) {
+                       const uint16_t* summaries, void* out) {
   with_kind(b->kind, [&](auto t) {
     using T = decltype(t);
     const Plan& p = *(const Plan*)plan;
-    if (is_bf16) attend<bf16, T>(*b, p, (const bf16*)query, (const char*)pages, bounds, (bf16*)out);
-    else attend<float, T>(*b, p, (const float*)query, (const char*)pages, bounds, (float*)out);
+    if (is_bf16) attend<bf16, T>(*b, p, (const bf16*)query, (const char*)pages, summaries, (bf16*)out);
+    else attend<float, T>(*b, p, (const float*)query, (const char*)pages, summaries, (float*)out);
   });
 }
 
@@ -733,18 +768,17 @@ void tenfold_read_tokens(int kind, const void* pages, const int64_t* slots, int 
   });
 }
 
-void tenfold_write_tokens(int kind, void* pages, uint16_t* bounds, const int64_t* slots, int count, int kv_heads,
-                          int head_size, const float* keys, const float* values, const float* cosine,
-                          const float* sine) {
+void tenfold_write_tokens(int kind, void* pages, const int64_t* slots, int count, int kv_heads, int head_size,
+                          const float* keys, const float* values, const float* cosine, const float* sine) {
   with_kind(kind, [&](auto t) {
-    write_tokens<decltype(t)>((char*)pages, bounds, slots, count, kv_heads, head_size, keys, values, cosine, sine);
+    write_tokens<decltype(t)>((char*)pages, slots, count, kv_heads, head_size, keys, values, cosine, sine);
   });
 }
 
-void tenfold_bounds(int kind, const void* pages, uint16_t* bounds, const int32_t* blocks, int count, int kv_heads,
+void tenfold_summarize(int kind, const void* pages, uint16_t* summaries, const int32_t* blocks, int count, int kv_heads,
                     int head_size) {
   with_kind(kind, [&](auto t) {
-    all_bounds<decltype(t)>((const char*)pages, bounds, blocks, count, kv_heads, head_size);
+    summarize_blocks<decltype(t)>((const char*)pages, summaries, blocks, count, kv_heads, head_size);
   });
 }
 

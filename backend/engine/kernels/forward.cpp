@@ -35,8 +35,8 @@ void tenfold_forward(const tenfold_model* m, const tenfold_batch* b, float* resi
     multiply(w.qkv, x, qkv, b->tokens);
     if (w.query_norm)
       tenfold_norm_heads(1, qkv, w.query_norm, w.key_norm, b->tokens, b->heads, b->kv_heads, b->head_size, m->eps);
-    tenfold_rope_and_write(1, b, qkv, m->cosine, m->sine, query, w.pages, w.bounds, (int)w.rotate);
-    tenfold_attention(1, b, plan, query, w.pages, w.bounds, attended);
+    tenfold_rope_and_write(1, b, qkv, m->cosine, m->sine, query, w.pages, w.summaries, (int)w.rotate);
+    tenfold_attention(1, b, plan, query, w.pages, w.summaries, attended);
     multiply(w.output, attended, delta, b->tokens);
     tenfold_add_rms_norm(1, residual, delta, w.post_norm, x, b->tokens, m->hidden, m->eps);
     multiply(w.gate_up, x, gate_up, b->tokens);

@@ -30,20 +30,19 @@ int64_t tenfold_page_bytes(int kind, int head_size);  // of one block and one KV
 void* tenfold_plan(const tenfold_batch* batch);       // what every layer of a step does; free it after the step
 void tenfold_plan_free(void* plan);
 // Splits fused qkv rows, rotates queries and keys, writes keys and values into their pages.
-// `bounds` (or null) keeps each page's largest and smallest key per dimension: bf16 [block][kv_head][2][head_size].
+// `summaries` (or null) keeps the mean and variance of each full page's keys: bf16 [block][kv_head][2][head_size].
 void tenfold_rope_and_write(int is_bf16, const tenfold_batch* batch, const void* qkv, const float* cosine,
-                            const float* sine, void* query, void* pages, uint16_t* bounds, int rotate);
+                            const float* sine, void* query, void* pages, uint16_t* summaries, int rotate);
 void tenfold_attention(int is_bf16, const tenfold_batch* batch, const void* plan, const void* query, const void* pages,
-                       const uint16_t* bounds, void* out);
+                       const uint16_t* summaries, void* out);
 // Tokens between their pages and plain float32 rows [tokens][kv_heads][head_size]. Writing rotates the keys by the
 // angles given ([head_size / 2] each; null leaves them as they are), so that a text can be used at another position.
 void tenfold_read_tokens(int kind, const void* pages, const int64_t* slots, int count, int kv_heads, int head_size,
                          float* keys, float* values);
-void tenfold_write_tokens(int kind, void* pages, uint16_t* bounds, const int64_t* slots, int count, int kv_heads,
-                          int head_size, const float* keys, const float* values, const float* cosine,
-                          const float* sine);
-// Bounds of whole blocks, from their keys.
-void tenfold_bounds(int kind, const void* pages, uint16_t* bounds, const int32_t* blocks, int count, int kv_heads,
+void tenfold_write_tokens(int kind, void* pages, const int64_t* slots, int count, int kv_heads, int head_size,
+                          const float* keys, const float* values, const float* cosine, const float* sine);
+// Summaries of whole blocks, from their keys.
+void tenfold_summarize(int kind, const void* pages, uint16_t* summaries, const int32_t* blocks, int count, int kv_heads,
                     int head_size);
 
 // ---- matrix products (gemm.cpp); only where tenfold_has_gemm() is 1
@@ -66,7 +65,7 @@ struct tenfold_layer {
   const float *query_norm, *key_norm;  // or null
   tenfold_linear qkv, output, gate_up, down;
   void* pages;
-  uint16_t* bounds;         // null: the layer reads all pages
+  uint16_t* summaries;      // null: the layer reads all pages
   int64_t rotate;
 };
 struct tenfold_model {

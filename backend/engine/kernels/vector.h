@@ -52,6 +52,32 @@ inline float sum(f16v v) {
   c += d;
   return (c[0] + c[2]) + (c[1] + c[3]);
 }
+// The sums of 16 vectors, one a lane. They are folded two by two: at every step the lanes of `v[i]` that lack a bit take
+// in those that have it, and the freed ones hold the same of `v[i + step]`.
+inline f16v sums_of(const f16v* v) {
+  f16v x[16];
+  std::memcpy(x, v, sizeof x);
+#if defined(__clang__) || __GNUC__ >= 12
+#define TENFOLD_LANES(F, n) F(0, n), F(1, n), F(2, n), F(3, n), F(4, n), F(5, n), F(6, n), F(7, n), F(8, n), F(9, n), \
+    F(10, n), F(11, n), F(12, n), F(13, n), F(14, n), F(15, n)
+#define TENFOLD_LOW(l, n) ((l) & (n) ? 16 + (l) - (n) : (l))
+#define TENFOLD_HIGH(l, n) ((l) & (n) ? 16 + (l) : (l) + (n))
+#define TENFOLD_FOLD(n) \
+  for (int i = 0; i < n; i++) \
+    x[i] = __builtin_shufflevector(x[i], x[i + n], TENFOLD_LANES(TENFOLD_LOW, n)) \
+        + __builtin_shufflevector(x[i], x[i + n], TENFOLD_LANES(TENFOLD_HIGH, n))
+  TENFOLD_FOLD(8); TENFOLD_FOLD(4); TENFOLD_FOLD(2); TENFOLD_FOLD(1);
+#undef TENFOLD_FOLD
+#undef TENFOLD_HIGH
+#undef TENFOLD_LOW
+#undef TENFOLD_LANES
+  return x[0];
+#else
+  f16v out = {};
+  for (int i = 0; i < 16; i++) out[i] = sum(x[i]);
+  return out;
+#endif
+}
 inline float largest(f16v v) {
   f8v a, b; std::memcpy(&a, &v, 32); std::memcpy(&b, (const char*)&v + 32, 32);
   a = a > b ? a : b;
