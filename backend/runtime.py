@@ -70,6 +70,7 @@ class Runtime:
             EngineConfig(
                 model=settings.model,
                 embedding_model=settings.embedding_model,
+                quantize_embeddings=settings.quantize_embeddings,
                 cache_dir=settings.cache_dir,
                 prefix_dir=settings.data_dir / "prefix",
                 prefix_disk_bytes=settings.prefix_disk_mb << 20,
@@ -123,6 +124,7 @@ class Runtime:
         )
         self._texts: dict[str, TextModel] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._chunkers: dict[tuple[int, int], Chunker] = {}
 
     # ---- life ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,8 @@ class Runtime:
 
     def chunker(self) -> Chunker:
         """How documents are cut under the settings in force."""
-        return Chunker(self.embedding_tokenizer(), self.settings.chunk_tokens)
+        tokenizer, tokens = self.embedding_tokenizer(), self.settings.chunk_tokens
+        return self._chunkers.setdefault((id(tokenizer), tokens), Chunker(tokenizer, tokens))
 
     # ---- switches ------------------------------------------------------------------------------------------------
 

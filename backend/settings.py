@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     model: str = Field(PACKAGED_CHAT_MODEL, description="Folder, hub id, GGUF file or the packaged model's name.")
     model_name: str | None = Field(None, description="The name the API serves the model under.")
     embedding_model: str = Field(PACKAGED_EMBEDDING_MODEL, description="The same for the embedding model.")
+    quantize_embeddings: bool = Field(
+        True, description="Hold the embedding model in 8 bits where that is faster; a change re-indexes."
+    )
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     threads: int = Field(0, ge=0, description="Torch threads of the engine; 0 takes every core.")
     kv_cache_mb: int = Field(1024, ge=8)

@@ -20,6 +20,7 @@ class EngineConfig:
         model: folder, hub id, GGUF file or packaged model's name of the language model.
         embedding_model: the same for the embedding model; None serves no embeddings.
         cache_dir: where converted weights and built kernels are kept.
+        quantize_embeddings: hold the embedding model in 8 bits where that is faster; see `Encoder`.
         device: "auto", "cpu" or "cuda".
         kv_cache_bytes: size of the paged KV cache. Reserved at start, resident only when touched.
         max_model_len: longest sequence in tokens; None takes the model's own limit.
@@ -34,6 +35,7 @@ class EngineConfig:
     model: str
     cache_dir: Path
     embedding_model: str | None = None
+    quantize_embeddings: bool = True
     device: str = "auto"
     kv_cache_bytes: int = 1 << 30
     max_model_len: int | None = None

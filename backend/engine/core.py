@@ -138,7 +138,9 @@ class EngineCore:
         self.embedding_folder = None
         if config.embedding_model is not None:
             self.embedding_folder = resolve(config.embedding_model, config.cache_dir)
-            self.encoder = Encoder(self.embedding_folder, self.device, self.kernels)
+            self.encoder = Encoder(
+                self.embedding_folder, self.device, self.kernels, quantize=config.quantize_embeddings
+            )
         self.load_seconds = time.monotonic() - started
 
         self._embeds: deque[Embed] = deque()
@@ -196,9 +198,7 @@ class EngineCore:
             self.chunks = self.scheduler.fill = None
             return
         decoder = self.decoder
-        chunks = ChunkCache(
-            self.config.chunk_cache_bytes, decoder.cosine, decoder.sine, decoder.shape.unrotated_layers
-        )
+        chunks = ChunkCache(self.config.chunk_cache_bytes, decoder.cosine, decoder.sine, decoder.shape.unrotated_layers)
 
         def fill(seq: Sequence) -> int:
             chunks.plan(seq, self.switches.chunk_recompute_percent, self.attention)

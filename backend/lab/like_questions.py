@@ -31,7 +31,7 @@ def main() -> None:
         kernels = load_cpu_kernels(settings.cache_dir)
     except KernelsUnavailableError:
         kernels = None
-    encoder = Encoder(folder, torch.device("cpu"), kernels)
+    encoder = Encoder(folder, torch.device("cpu"), kernels, quantize=settings.quantize_embeddings)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     pairs: dict[str, list[list[str]]] = json.loads(PAIRS.read_text())
