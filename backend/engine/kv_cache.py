@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Protocol
 
 from backend.engine.config import BLOCK_SIZE
@@ -65,7 +65,7 @@ class BlockCache:
         self.fingerprint = fingerprint
         self.reuse = reuse
         self._blocks = [Block() for _ in range(total)]
-        self._free: deque[int] = deque(range(total))
+        self._free = list(reversed(range(total)))  # the last freed is used first: memory stays as small as the work
         self._cached: OrderedDict[int, None] = OrderedDict()  # no holder; oldest first
         self._by_digest: dict[bytes, int] = {}
 
@@ -170,7 +170,7 @@ class BlockCache:
 
     def _take(self) -> int:
         if self._free:
-            index = self._free.popleft()
+            index = self._free.pop()
         else:
             index, _ = self._cached.popitem(last=False)
             self._forget(index)

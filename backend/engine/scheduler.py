@@ -52,7 +52,7 @@ class Pace:
             self.decode = seconds if not self.decode else 0.7 * self.decode + 0.3 * min(seconds, 2 * self.decode)
         elif self.decode and tokens >= self._whole():  # a prompt's last piece says nothing about larger ones
             allowed, extra = CAUTION * self.stall * self.decode, seconds - self.decode
-            fit = tokens * min(max(allowed / max(extra, 0.2 * allowed), 0.5), 3.0)
+            fit = max(tokens * min(allowed / max(extra, 1e-9), 3.0), 0.5 * self._chunk)
             self._chunk = max(1.0, min(fit, 0.7 * self._chunk + 0.3 * fit))  # back at once, forward by and by
 
     def tokens(self) -> int:

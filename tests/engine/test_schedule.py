@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import Generate
+from backend.engine.scheduler import Pace
 from backend.engine.sequence import Sequence
 from backend.engine.switches import Switches
 
@@ -155,3 +156,22 @@ def test_the_least_recently_used_block_is_evicted_first() -> None:
     assert cache.match(Sequence(Generate("x", list(range(17))), 4))[0] == []
     assert len(cache.match(Sequence(Generate("y", list(range(300, 317))), 4))[0]) == 1
     cache.check([])
+
+
+@pytest.mark.parametrize("per_token", [0.0002, 0.001, 0.003])
+def test_a_long_prompts_pace_settles_within_the_time_allowed(per_token: float) -> None:
+    """A plain step takes 8 ms, so 8 more are allowed; a prompt read whole before, and late steps, are got over."""
+    pace = Pace()
+    for _ in range(20):
+        pace.learn(4, 0, 0.008)
+    pace.learn(4, 4000, 4.0)  # as with chunked prefill off
+    taken = []
+    for step in range(200):
+        tokens = pace.tokens()
+        seconds = 0.008 + tokens * per_token
+        pace.learn(4, tokens, 0.1 if step == 50 else seconds)
+        taken.append((tokens, seconds))
+    settled = taken[100:]
+    assert max(seconds for _, seconds in settled) <= 0.016
+    assert sum(tokens for tokens, _ in settled) / len(settled) > 0.3 * 0.008 / per_token
+    assert any(tokens == 0 for tokens, _ in settled)  # what a plain step takes is learned again
