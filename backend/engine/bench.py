@@ -26,6 +26,7 @@ from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
 from backend.engine.machine import StepCosts, measure
 from backend.engine.messages import BATCH, Failed, Finished, Generate, SamplingParams, StepOutput
+from backend.engine.quantize import working_dtype
 from backend.engine.switches import Switches
 from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
 
@@ -193,6 +194,43 @@ class Bench:
             seconds.append(time.perf_counter() - started)
         rate = self.a.output_tokens / min(seconds[1:])
         self.row("baseline", peer="transformers-fp32-generate", concurrency=1, out_tok_s=round(rate, 1))
+
+    def transformers(self) -> None:
+        """Transformers on the same device and in the working dtype: `generate` on a batch, and continuous batching."""
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        device = torch.device(EngineConfig("", Path(), device=self.a.device).device_type())
+        dtype = working_dtype(device)
+        folder = resolve(self.a.model, self.a.cache_dir)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        model.generation_config.eos_token_id = None
+        torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
+        count = self.a.output_tokens
+        settings = GenerationConfig(
+            max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+
+        def whole_batch(batch: list[list[int]]) -> int:
+            ids = torch.tensor(batch, device=device)
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            return int(out.shape[0] * (out.shape[1] - ids.shape[1]))
+
+        def continuous(batch: list[list[int]]) -> int:
+            out = model.generate_batch(batch, generation_config=settings, progress_bar=False)
+            return sum(len(answer.generated_tokens) for answer in out.values())
+
+        for name, work in (("generate", whole_batch), ("continuous batching", continuous)):
+            for concurrency in self.a.concurrency:
+                batch = prompts(concurrency, self.a.input_tokens)
+                work(batch)
+                started = time.perf_counter()
+                produced = work(batch)
+                rate = produced / (time.perf_counter() - started)
+                self.row(
+                    "sweep", peer=f"transformers-{str(dtype).removeprefix('torch.')}, {name}", concurrency=concurrency,
+                    out_tok_s=round(rate, 1),
+                )
 
     def prefix(self) -> None:
         """First token of a 1,500-token prompt: nothing cached, 1,400 tokens in memory, and on disk after a restart."""
@@ -439,7 +477,7 @@ def _with_ratio(steps: dict[str, float]) -> dict[str, float]:
     return {"off_ms": steps["off"], "on_ms": steps["on"], "ratio": round(steps["off"] / steps["on"], 2)}
 
 
-WORKLOADS = ("sweep", "baseline", "prefix", "long", "mixed", "speculation", "chunks", "memory")
+WORKLOADS = ("sweep", "baseline", "transformers", "prefix", "long", "mixed", "speculation", "chunks", "memory")
 
 
 def main() -> None:

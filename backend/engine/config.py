@@ -52,3 +52,11 @@ class EngineConfig:
         if self.threads > 0:
             return self.threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def device_type(self) -> str:
+        """`device`, or what "auto" comes to on this machine."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"

@@ -111,9 +111,7 @@ class EngineCore:
     def __init__(self, config: EngineConfig, emit: Callable[[Any], None]) -> None:
         self.config, self.emit = config, emit
         torch.set_num_threads(config.thread_count())
-        self.device = torch.device(
-            config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
+        self.device = torch.device(config.device_type())
         self.notices: list[str] = []
         self.kernels = None
         if self.device.type == "cpu" and config.use_kernels:

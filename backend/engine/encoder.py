@@ -102,6 +102,7 @@ class Encoder:
         if config.get("model_type") != "bert":
             raise UnsupportedModelError(f"Embedding model type {config.get('model_type')!r} is not supported (bert).")
         self.device, self.dtype = device, working_dtype(device)
+        self._kernels = kernels if device.type == "cpu" else None
         self.heads: int = config["num_attention_heads"]
         self.dimension: int = config["hidden_size"]
         self.max_tokens: int = config["max_position_embeddings"]
@@ -132,7 +133,7 @@ class Encoder:
         shape = AttentionShape(1, self.heads, self.heads, self.dimension // self.heads)
         if device.type == "cpu" and kernels is not None and KernelAttention.supports(shape, self.dtype):
             self._attend = PagedAttention(self.heads, shape.head_size, self.dtype, kernels)
-        self.precision = f"{variant}-{'kernel' if isinstance(first, KernelLinear) else 'torch'}-3"
+        self.precision = f"{variant}-{'kernel' if isinstance(first, KernelLinear) else 'torch'}-4"
 
     def embed(self, inputs: list[list[int]], between: Callable[[], None] | None = None) -> np.ndarray:
         """Embed token sequences; returns float32 [inputs, dimension], each row of length 1.
@@ -177,7 +178,13 @@ class Encoder:
             attended = self._attend(self._linears[f"{at_layer}.qkv"](x), lengths)
             attended = self._linears[f"{at_layer}.attention.output.dense"](attended)
             x = norm(x + attended, f"{at_layer}.attention.output.LayerNorm")
-            inner = F.gelu(self._linears[f"{at_layer}.intermediate.dense"](x))
+            inner = self._gelu(self._linears[f"{at_layer}.intermediate.dense"](x))
             x = norm(x + self._linears[f"{at_layer}.output.dense"](inner), f"{at_layer}.output.LayerNorm")
         pooled = torch.stack([text.float().mean(0) for text in x.split(lengths)])
         return F.normalize(pooled, dim=-1)
+
+    def _gelu(self, x: torch.Tensor) -> torch.Tensor:
+        if self._kernels is None or x.numel() % 16 or x.dtype not in (torch.bfloat16, torch.float32):
+            return F.gelu(x)
+        self._kernels.tenfold_gelu(int(x.dtype is torch.bfloat16), x.data_ptr(), x.numel())
+        return x

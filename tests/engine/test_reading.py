@@ -155,6 +155,34 @@ def test_a_full_page_is_summarized_by_the_mean_and_variance_of_its_keys(cache_di
     assert torch.allclose(variance, pages.var(1, unbiased=False), rtol=0.01, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [64, 80])
+def test_sparse_reading_finds_the_pages_that_match(cache_dir: Path, size: int, dtype: torch.dtype) -> None:
+    """64 pages of which 14 look like the query; a quarter is read: these, the first and the last."""
+    torch.manual_seed(size)
+    attention = KernelAttention(AttentionShape(2, 1, 1, size), dtype, load_cpu_kernels(cache_dir))
+    attention.allocate(64)
+    keys, values = torch.randn(2, 1023, 1, size) * 0.1, torch.randn(2, 1023, 1, size)
+    query = torch.randn(size)
+    matching = torch.arange(3, 59, 4)
+    assert len(matching) == 14
+    keys[:, (matching.unsqueeze(1) * 16 + torch.arange(16)).flatten(), 0] += query
+    attention.write_tokens(torch.arange(1023), keys, values, None, frozenset())
+    attention.reading = Reading(keep_percent=25)
+    batch = whole_sequence([0], 64, torch.tensor([0]))
+    batch.positions = batch.slots = torch.tensor([1023])
+    batch.context_lens = torch.tensor([1024], dtype=torch.int32)
+    new_key, new_value = torch.randn(size) * 0.1, torch.randn(size)
+    qkv = torch.cat((query, new_key, new_value)).unsqueeze(0).to(dtype)
+    got = attention.forward(1, qkv, batch, torch.empty(0), torch.empty(0), rotate=False)
+    pages = torch.cat((torch.tensor([0]), matching, torch.tensor([63])))
+    read = (pages.unsqueeze(1) * 16 + torch.arange(16)).flatten()
+    k = torch.cat((keys[1, :, 0], new_key.unsqueeze(0))).to(dtype).float()[read]
+    v = torch.cat((values[1, :, 0], new_value.unsqueeze(0))).to(dtype).float()[read]
+    weights = torch.softmax(k @ qkv[0, :size].float() / size**0.5, dim=0)
+    assert torch.allclose(got[0].float(), weights @ v, atol=0.02 if dtype is torch.bfloat16 else 1e-4)
+
+
 def test_summaries_do_not_depend_on_when_sparse_reading_began(make_engine: Any, prompts: Any) -> None:
     long, sparse = (prompts[2] * 40)[:500], FP32.updated({"sparse_attention": True, "sparse_keep_percent": 50})
     early, late = make_engine(sparse), make_engine(FP32)

@@ -123,6 +123,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_summarize": ([integer, *[pointer] * 3, *[integer] * 3], None),
         "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
         "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
+        "tenfold_gelu": ([integer, pointer, long], None),
         "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),
     }
     if library.tenfold_has_gemm():

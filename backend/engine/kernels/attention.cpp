@@ -37,10 +37,14 @@ inline f16v add_dot(f16v acc, const uint32_t* pair, f16v pairs) {
   asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(pairs), "m"(*pair));
   return acc;
 }
-inline void store_pairs(uint32_t* to, f16v v) { const __m256bh h = _mm512_cvtneps_pbh((__m512)v); std::memcpy(to, &h, 32); }
-inline f16v product(const bf16* x, const bf16* y, int count) {  // count divisible by 32; the lanes' sum is the product
-  __m512 acc = _mm512_setzero_ps();
-  for (int i = 0; i < count; i += 32)
+inline void store_pairs(uint32_t* to, f16v v) {
+  const __m256bh narrow = _mm512_cvtneps_pbh((__m512)v);
+  std::memcpy(to, &narrow, 32);
+}
+inline f16v product(const bf16* x, const bf16* y, int count) {  // count divisible by 16; the lanes' sum is the product
+  const int even = count / 32 * 32;
+  __m512 acc = even == count ? _mm512_setzero_ps() : (__m512)(load(x + even) * load(y + even));
+  for (int i = 0; i < even; i += 32)
     acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
   return (f16v)acc;
 }
@@ -502,7 +506,8 @@ void choose_pages(const tenfold_batch& b, const Rows<Q>& rows, const uint16_t* s
 // ---- a layer --------------------------------------------------------------------------------------------------------
 
 template <typename Q, typename T>
-void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char* pages, const uint16_t* summaries, Q* out) {
+void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char* pages, const uint16_t* summaries,
+            Q* out) {
   const int D = b.head_size, record = D + 2;
   const int64_t head_bytes = page_bytes<T>(D), block_bytes = head_bytes * b.kv_heads;
   static thread_local std::vector<float> partials;
@@ -554,8 +559,8 @@ void attend(const tenfold_batch& b, const Plan& plan, const Q* query, const char
         Merged m[TILE];
         for (int from = 0; from < last; from += SEGMENT) {
           st.clear(rows.width, D);
-          run_pages<Q, T>(rows, head, block_bytes, choose ? chooser.chosen.data() : table, from, std::min(last, from + SEGMENT),
-                          head, D, st);
+          run_pages<Q, T>(rows, head, block_bytes, choose ? chooser.chosen.data() : table, from,
+                          std::min(last, from + SEGMENT), head, D, st);
           for (int r = 0; r < rows.count; r++)
             merge(m[r], &merged[(size_t)r * D], st.top[r], sum(st.total[r]), &st.acc[(size_t)r * D], D);
         }

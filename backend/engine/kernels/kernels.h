@@ -9,6 +9,7 @@ extern "C" {
 void tenfold_add_rms_norm(int is_bf16, float* residual, const void* delta, const float* weight, void* out, int tokens,
                           int width, float eps);
 void tenfold_silu_mul(int is_bf16, const void* gate_up, void* out, int tokens, int width);
+void tenfold_gelu(int is_bf16, void* x, int64_t count);  // in place; count divisible by 16
 void tenfold_norm_heads(int is_bf16, void* qkv, const float* query_norm, const float* key_norm, int tokens, int heads,
                         int kv_heads, int head_size, float eps);
 
