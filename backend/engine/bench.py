@@ -12,11 +12,14 @@ import itertools
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +144,10 @@ class Bench:
 
     def row(self, workload: str, **figures: Any) -> None:
         """Print a row."""
-        memory = round(self.process.memory_info().rss / 2**20)
-        print(json.dumps({"workload": workload, **figures, "memory_mb": memory}), flush=True)
+        now, most = self.process.memory_info().rss / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = most / 2**20 if sys.platform == "darwin" else most / 2**10
+        memory = {"memory_mb": round(now), "peak_memory_mb": round(peak)}
+        print(json.dumps({"workload": workload, **figures, **memory}), flush=True)
 
     def serve(self, core: EngineCore, batch: list[list[int]], tokens: int) -> float:
         """Seconds to serve a batch."""
@@ -431,6 +436,50 @@ class Bench:
                 )
             del core
 
+    def batching(self) -> None:
+        """How requests share steps: 48 answers of 16 to 256 tokens at once, and urgent ones behind patient ones."""
+        rng = random.Random(12)
+        batch = prompts(48, 64, seed=12)
+        lengths = [rng.randint(16, 256) for _ in batch]
+
+        def answer(core: EngineCore, count: int = 48) -> float:
+            self.recorder.clear()
+            started = time.perf_counter()
+            for i, (prompt, length) in enumerate(zip(batch[:count], lengths[:count], strict=True)):
+                core.add(Generate(f"r{i}", prompt, SamplingParams(max_tokens=length, ignore_eos=True)))
+            while core.has_work:
+                core.step()
+            return time.perf_counter() - started
+
+        def urgent(core: EngineCore) -> float:
+            """Median seconds to the first token of eight requests that come while 64 patient ones are answered."""
+            self.recorder.clear()
+            for i, prompt in enumerate(prompts(64, 64, seed=13)):
+                core.add(Generate(f"p{i}", prompt, SamplingParams(max_tokens=100, ignore_eos=True), path=BATCH))
+            arrived: dict[str, float] = {}
+            for i, prompt in enumerate(prompts(8, 64, seed=14)):
+                for _ in range(10):
+                    core.step()
+                arrived[f"u{i}"] = time.perf_counter()
+                core.add(Generate(f"u{i}", prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
+            while core.has_work:
+                core.step()
+            return statistics.median(self.recorder.times[name][0] - at for name, at in arrived.items())
+
+        few = {"max_batch": 16}
+        for quantization in self.a.quantization:
+            core = self.engine(quantization)
+            rows: tuple[tuple[str, dict[str, Any], dict[str, Any], Callable[[], float]], ...] = (
+                ("in-flight batching", {**few, "in_flight_batching": False}, {"in_flight_batching": True},
+                 partial(answer, core)),
+                ("batches of 12 for one at a time", {"max_batch": 1}, {"max_batch": 64}, partial(answer, core, 12)),
+                ("urgent before patient, first token", {**few, "dual_path": False}, {"dual_path": True},
+                 partial(urgent, core)),
+            )  # fmt: skip
+            for name, off, on, work in rows:
+                self.row(name, variant=core.decoder.variant, **self.compare(core, off, on, work))
+            del core
+
     def memory(self) -> None:
         """64 sequences of 2,000 tokens: their pages, and what of them is empty; then 10,000 short requests."""
         core = self.engine(self.a.quantization[0], config={"kv_cache_bytes": 4 << 30})
@@ -477,7 +526,9 @@ def _with_ratio(steps: dict[str, float]) -> dict[str, float]:
     return {"off_ms": steps["off"], "on_ms": steps["on"], "ratio": round(steps["off"] / steps["on"], 2)}
 
 
-WORKLOADS = ("sweep", "baseline", "transformers", "prefix", "long", "mixed", "speculation", "chunks", "memory")
+WORKLOADS = (
+    "sweep", "baseline", "transformers", "prefix", "long", "mixed", "batching", "speculation", "chunks", "memory",
+)  # fmt: skip
 
 
 def main() -> None:
