@@ -124,7 +124,6 @@ class Runtime:
         )
         self._texts: dict[str, TextModel] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._chunkers: dict[tuple[int, int], Chunker] = {}
 
     # ---- life ----------------------------------------------------------------------------------------------------
 
@@ -222,8 +221,7 @@ class Runtime:
 
     def chunker(self) -> Chunker:
         """How documents are cut under the settings in force."""
-        tokenizer, tokens = self.embedding_tokenizer(), self.settings.chunk_tokens
-        return self._chunkers.setdefault((id(tokenizer), tokens), Chunker(tokenizer, tokens))
+        return Chunker(self.embedding_tokenizer(), self.settings.chunk_tokens)
 
     # ---- switches ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
@@ -120,6 +121,19 @@ def run_once(
     return row
 
 
+def drain(core: EngineCore) -> None:
+    """Step until nothing is left to do."""
+    while core.has_work:
+        core.step()
+
+
+def sample_sections() -> list[str]:
+    """The sections of the sample documents, each with its heading."""
+    return [
+        part.strip() for path in sorted(SAMPLES.glob("*.md")) for part in path.read_text().split("\n## ")[1:]
+    ]
+
+
 class Bench:
     """One sitting: engines made from the same arguments, rows printed as they come."""
 
@@ -149,9 +163,14 @@ class Bench:
         memory = {"memory_mb": round(now), "peak_memory_mb": round(peak)}
         print(json.dumps({"workload": workload, **figures, **memory}), flush=True)
 
-    def serve(self, core: EngineCore, batch: list[list[int]], tokens: int) -> float:
-        """Seconds to serve a batch."""
-        return run_once(core, self.recorder, batch, tokens)["seconds"]
+    def reference(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Transformers' own model, which ends no answer early; threads pinned."""
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(resolve(self.a.model, self.a.cache_dir), dtype=dtype).to(device)
+        model.generation_config.eos_token_id = None
+        torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
+        return model.eval()
 
     def compare(self, core: EngineCore, off: dict[str, Any], on: dict[str, Any], work: Callable[[], float]) -> Any:
         """Best of three of a piece of work with a switch off and on, in turns."""
@@ -183,12 +202,7 @@ class Bench:
 
     def baseline(self) -> None:
         """Transformers' `generate` in fp32, one request at a time, threads pinned: what everything is held against."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(resolve(self.a.model, self.a.cache_dir), dtype=torch.float32)
-        model.generation_config.eos_token_id = None
-        torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
+        model = self.reference(torch.device("cpu"), torch.float32)
         seconds = []
         for prompt in prompts(3, self.a.input_tokens):
             ids = torch.tensor([prompt])
@@ -202,15 +216,11 @@ class Bench:
 
     def transformers(self) -> None:
         """Transformers on the same device and in the working dtype: `generate` on a batch, and continuous batching."""
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         device = torch.device(EngineConfig("", Path(), device=self.a.device).device_type())
         dtype = working_dtype(device)
-        folder = resolve(self.a.model, self.a.cache_dir)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-        model.generation_config.eos_token_id = None
-        torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
+        model = self.reference(device, dtype)
         count = self.a.output_tokens
         settings = GenerationConfig(
             max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
@@ -346,8 +356,7 @@ class Bench:
             core.step()
         for i in range(users):
             core.abort(f"u{i}")
-        while core.has_work:
-            core.step()
+        drain(core)
         usual: list[float] = []
         gaps: list[float] = []
         for i in range(users):
@@ -366,11 +375,10 @@ class Bench:
 
         text = TextModel(resolve(self.a.model, self.a.cache_dir))
         batch = []
-        for path in sorted(SAMPLES.glob("*.md")):
-            for section in path.read_text().split("\n## ")[1:]:
-                body = section.split("\n", 1)[1].strip()
-                question = f"Copy the following text exactly.\n\n{body}"
-                batch.append((text.encode_chat([{"role": "user", "content": question}]), len(text.encode(body))))
+        for section in sample_sections():
+            body = section.split("\n", 1)[1].strip()
+            question = f"Copy the following text exactly.\n\n{body}"
+            batch.append((text.encode_chat([{"role": "user", "content": question}]), len(text.encode(body))))
         for quantization in self.a.quantization:
             core = self.engine(quantization)
             outputs: dict[str, list[list[int]]] = {}
@@ -395,9 +403,7 @@ class Bench:
         from backend.models.text import TextModel
 
         text = TextModel(resolve(self.a.model, self.a.cache_dir))
-        passages = [
-            part.strip() for path in sorted(SAMPLES.glob("*.md")) for part in path.read_text().split("\n## ")[1:]
-        ]
+        passages = sample_sections()
         rng = random.Random(11)
         requests = []
         for _ in range(24):
@@ -411,8 +417,7 @@ class Bench:
                 self.recorder.clear()
                 sampling = SamplingParams(max_tokens=24, ignore_eos=True)
                 core.add(Generate("r0", ids, sampling, segments=segments))
-                while core.has_work:
-                    core.step()
+                drain(core)
                 usage = self.recorder.finished["r0"].usage
                 first.append(usage.first_token - usage.arrival)
                 out.append(self.recorder.tokens["r0"])
@@ -447,8 +452,7 @@ class Bench:
             started = time.perf_counter()
             for i, (prompt, length) in enumerate(zip(batch[:count], lengths[:count], strict=True)):
                 core.add(Generate(f"r{i}", prompt, SamplingParams(max_tokens=length, ignore_eos=True)))
-            while core.has_work:
-                core.step()
+            drain(core)
             return time.perf_counter() - started
 
         def urgent(core: EngineCore) -> float:
@@ -462,8 +466,7 @@ class Bench:
                     core.step()
                 arrived[f"u{i}"] = time.perf_counter()
                 core.add(Generate(f"u{i}", prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
-            while core.has_work:
-                core.step()
+            drain(core)
             return statistics.median(self.recorder.times[name][0] - at for name, at in arrived.items())
 
         few = {"max_batch": 16}
@@ -503,8 +506,7 @@ class Bench:
             for i in range(start, start + 250):
                 prompt = [rng.randint(FIRST_ID, LAST_ID) for _ in range(rng.randint(2, 24))]
                 core.add(Generate(f"s{i}", prompt, SamplingParams(max_tokens=2, ignore_eos=True)))
-            while core.has_work:
-                core.step()
+            drain(core)
             if (start + 250) % 2500 == 0:
                 marks.append(round(self.process.memory_info().rss / 2**20, 1))
         core.cache.check([])

@@ -25,59 +25,61 @@ BATCH_TOKENS = 1024
 """Tokens one forward pass computes at most; bounds memory and how long a decode step waits (some 60 ms here)."""
 
 
-class TorchAttention:
+Attend = Callable[[torch.Tensor], torch.Tensor]
+
+
+class TorchEncoderAttention:
     """Attention within each text by `scaled_dot_product_attention`, texts of one length together."""
 
     def __init__(self, heads: int) -> None:
         self._heads = heads
 
-    def __call__(self, qkv: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """Attend; `qkv` is [tokens, 3 × dimension], the result [tokens, dimension]."""
-        out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
-        at = 0
-        for length, texts in itertools.groupby(lengths):
-            count = len(list(texts))
-            rows = slice(at, at + count * length)
-            q, k, v = qkv[rows].view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            out[rows] = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1)
-            at += count * length
-        return out
+    def over(self, lengths: list[int]) -> Attend:
+        """For texts of these lengths: from [tokens, 3 × dimension] to [tokens, dimension], in any layer."""
+
+        def attend(qkv: torch.Tensor) -> torch.Tensor:
+            out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+            at = 0
+            for length, texts in itertools.groupby(lengths):
+                count = len(list(texts))
+                rows = slice(at, at + count * length)
+                q, k, v = qkv[rows].view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+                out[rows] = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1)
+                at += count * length
+            return out
+
+        return attend
 
 
-class PagedAttention:
+class KernelEncoderAttention:
     """The same by the decoder's kernel, whose pages hold one layer's keys and values meanwhile."""
 
     def __init__(self, heads: int, head_size: int, dtype: torch.dtype, kernels: ctypes.CDLL) -> None:
         self._kernel = KernelAttention(AttentionShape(1, heads, heads, head_size), dtype, kernels)
         self._kernel.reading = Reading(share_pages=False)
         self._blocks = 0
-        self._lengths: list[int] = []
-        self._batch: Batch | None = None
-        self._no_angles = torch.empty(0)
 
-    def __call__(self, qkv: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """See `TorchAttention.__call__`."""
-        if self._batch is None or lengths is not self._lengths:  # one batch for all layers
-            self._lengths, self._batch = lengths, self._lay_out(lengths)
-        return self._kernel.forward(0, qkv, self._batch, self._no_angles, self._no_angles, rotate=False)
+    def over(self, lengths: list[int]) -> Attend:
+        """See `TorchEncoderAttention.over`."""
+        batch, no_angles = self._lay_out(lengths), torch.empty(0)
+        return lambda qkv: self._kernel.forward(0, qkv, batch, no_angles, no_angles, rotate=False)
 
     def _lay_out(self, lengths: list[int]) -> Batch:
         blocks = [-(-n // BLOCK_SIZE) for n in lengths]
         if sum(blocks) > self._blocks:
             self._blocks = sum(blocks)
             self._kernel.allocate(self._blocks)
-        firsts = list(itertools.accumulate(blocks, initial=0))
+        firsts = torch.tensor([0, *itertools.accumulate(blocks[:-1])])
         sizes = torch.tensor(lengths)
         starts = torch.tensor(list(itertools.accumulate(lengths, initial=0)), dtype=torch.int32)
-        longest = max(blocks)
         within = torch.cat([torch.arange(n) for n in lengths])
         return Batch(
             token_ids=within,
             positions=(sizes - 1).repeat_interleave(sizes),  # every token sees its text to the end
-            slots=(torch.tensor(firsts[:-1]) * BLOCK_SIZE).repeat_interleave(sizes) + within,
+            slots=(firsts * BLOCK_SIZE).repeat_interleave(sizes) + within,
             query_starts=starts,
             context_lens=sizes.to(torch.int32),
-            tables=(torch.tensor(firsts[:-1]).unsqueeze(1) + torch.arange(longest)).to(torch.int32),
+            tables=(firsts.unsqueeze(1) + torch.arange(max(blocks))).to(torch.int32),
             max_query=max(lengths),
             max_context=max(lengths),
             last=torch.empty(0),
@@ -129,11 +131,12 @@ class Encoder:
                 )
         self._w = {name: tensor.to(device, self.dtype) for name, tensor in raw.items() if tensor.is_floating_point()}
         first = next(iter(self._linears.values()))
-        self._attend: TorchAttention | PagedAttention = TorchAttention(self.heads)
+        self._attention: TorchEncoderAttention | KernelEncoderAttention = TorchEncoderAttention(self.heads)
         shape = AttentionShape(1, self.heads, self.heads, self.dimension // self.heads)
-        if device.type == "cpu" and kernels is not None and KernelAttention.supports(shape, self.dtype):
-            self._attend = PagedAttention(self.heads, shape.head_size, self.dtype, kernels)
-        self.precision = f"{variant}-{'kernel' if isinstance(first, KernelLinear) else 'torch'}-4"
+        if self._kernels is not None and KernelAttention.supports(shape, self.dtype):
+            self._attention = KernelEncoderAttention(self.heads, shape.head_size, self.dtype, self._kernels)
+        own = isinstance(first, KernelLinear), isinstance(self._attention, KernelEncoderAttention)
+        self.precision = "-".join([variant, *("kernel" if x else "torch" for x in own), "4"])
 
     def embed(self, inputs: list[list[int]], between: Callable[[], None] | None = None) -> np.ndarray:
         """Embed token sequences; returns float32 [inputs, dimension], each row of length 1.
@@ -173,9 +176,10 @@ class Encoder:
         x = F.embedding(ids, w["embeddings.word_embeddings.weight"])
         x = x + w["embeddings.position_embeddings.weight"][positions]
         x = norm(x + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        attend = self._attention.over(lengths)
         for i in range(self._layers):
             at_layer = f"encoder.layer.{i}"
-            attended = self._attend(self._linears[f"{at_layer}.qkv"](x), lengths)
+            attended = attend(self._linears[f"{at_layer}.qkv"](x))
             attended = self._linears[f"{at_layer}.attention.output.dense"](attended)
             x = norm(x + attended, f"{at_layer}.attention.output.LayerNorm")
             inner = self._gelu(self._linears[f"{at_layer}.intermediate.dense"](x))
@@ -184,7 +188,7 @@ class Encoder:
         return F.normalize(pooled, dim=-1)
 
     def _gelu(self, x: torch.Tensor) -> torch.Tensor:
-        if self._kernels is None or x.numel() % 16 or x.dtype not in (torch.bfloat16, torch.float32):
+        if self._kernels is None or x.numel() % 16:
             return F.gelu(x)
         self._kernels.tenfold_gelu(int(x.dtype is torch.bfloat16), x.data_ptr(), x.numel())
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import unicodedata
 from dataclasses import dataclass
@@ -32,21 +33,25 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(normalize(text).encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=8)
+def _splitter(
+    kind: type[TextSplitter] | type[MarkdownSplitter], tokenizer: Tokenizer, tokens: int
+) -> TextSplitter | MarkdownSplitter:
+    return kind.from_huggingface_tokenizer(tokenizer, tokens)  # takes some 17 ms
+
+
 class Chunker:
     """Splits documents; `version` names the method, so that chunks of different methods never mix."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:
         self._tokenizer, self._tokens = tokenizer, tokens
         self.version = f"semantic-1:{tokens}"
-        self._splitters: dict[type, TextSplitter | MarkdownSplitter] = {}  # each takes some 17 ms to make
 
     def split(self, text: str, name: str) -> list[Piece]:
         """Cut `text`; Markdown (and what was turned into it) along its headings."""
         plain = Path(name).suffix.lower() in PLAIN - {".md", ".markdown"}
         kind = TextSplitter if plain else MarkdownSplitter
-        if kind not in self._splitters:
-            self._splitters[kind] = kind.from_huggingface_tokenizer(self._tokenizer, self._tokens)
-        texts = [piece.strip() for piece in self._splitters[kind].chunks(text)]
+        texts = [piece.strip() for piece in _splitter(kind, self._tokenizer, self._tokens).chunks(text)]
         texts = [piece for piece in texts if piece]
         counts = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         return [Piece(t, n, text_hash(t)) for t, n in zip(texts, counts, strict=True)]
