@@ -61,7 +61,7 @@ def new_job(runtime: Runtime) -> None:
             st.rerun()
 
 
-def draw_job(runtime: Runtime, job: Job) -> None:
+def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
     """A job with its runs."""
     with st.container(border=True):
         title, buttons = st.columns([5, 3], vertical_alignment="center")
@@ -75,8 +75,20 @@ def draw_job(runtime: Runtime, job: Job) -> None:
             if st.button("", key=f"delete-{job.id}", icon=":material/delete:", help="Delete with its results"):
                 runtime.jobs.delete(job.id)
                 st.rerun()
-        for progress in runtime.jobs.runs(job.id, limit=5):
-            draw_run(runtime, progress)
+        for progress in runs:
+            if progress.run.state in OPEN:
+                draw_open(runtime, job, progress.run.id)
+            else:
+                draw_run(runtime, progress)
+
+
+@st.fragment(run_every=1.0)
+def draw_open(runtime: Runtime, job: Job, run_id: str) -> None:
+    """A run that goes on, drawn anew by itself, so that what has ended stays as it is under the reader's hand."""
+    progress = next((p for p in runtime.jobs.runs(job.id) if p.run.id == run_id), None)
+    if progress is None or progress.run.state not in OPEN:
+        st.rerun()
+    draw_run(runtime, progress)
 
 
 def draw_run(runtime: Runtime, progress: Progress) -> None:
@@ -97,7 +109,7 @@ def draw_run(runtime: Runtime, progress: Progress) -> None:
     elif progress.done:
         button.download_button(
             "Result", lambda: "".join(runtime.jobs.results(run.id)), file_name=f"result-{run.id[:8]}.jsonl",
-            mime="application/jsonl", key=f"result-{run.id}", width="stretch",
+            mime="application/jsonl", key=f"result-{run.id}", on_click="ignore", width="stretch",
         )
     if run.reason:
         st.error(run.reason)
@@ -112,21 +124,24 @@ def main() -> None:
     jobs = runtime.jobs.find()
     if not jobs:
         st.info("No jobs yet. Type some prompts above, one a line, and run them.", icon=":material/schedule:")
-        return
 
-    def open_runs() -> bool:
-        return any(p.run.state in OPEN for job in jobs for p in runtime.jobs.runs(job.id, limit=5))
+    def latest() -> dict[str, list[Progress]]:
+        return {job.id: runtime.jobs.runs(job.id, limit=5) for job in runtime.jobs.find()}
 
-    working = open_runs()
+    def states(runs: dict[str, list[Progress]]) -> dict[str, list[tuple[str, bool]]]:
+        return {job: [(p.run.id, p.run.state in OPEN) for p in those] for job, those in runs.items()}
 
-    @st.fragment(run_every=1.0 if working else None)
-    def listing() -> None:
-        if working and not open_runs():
+    shown = latest()
+    for job in jobs:
+        draw_job(runtime, job, shown.get(job.id, []))
+
+    @st.fragment(run_every=3.0)
+    def watch() -> None:
+        """What a schedule, another tab or a program has begun, ended or deleted."""
+        if states(latest()) != states(shown):
             st.rerun()
-        for job in jobs:
-            draw_job(runtime, job)
 
-    listing()
+    watch()
 
 
 main()

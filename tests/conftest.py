@@ -7,9 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -19,6 +19,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parents[1]
+Value = TypeVar("Value")
+
+
+def until(condition: Callable[[], Value], what: str, timeout: float = 60) -> Value:
+    """Wait until a condition holds, however busy the machine, and give what it gave."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain until {what}"
+        time.sleep(0.05)
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -103,13 +113,23 @@ class Server:
         return body["data"][0] if answer.status_code == 202 else body
 
     def wait_document(self, document_id: str, timeout: float = 60) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            document: dict[str, Any] = httpx.get(f"{self.url}/api/documents/{document_id}", timeout=10).json()
-            if document["state"] in ("ready", "failed"):
-                return document
-            time.sleep(0.05)
-        raise AssertionError(f"document {document_id} is still not read")
+        """The document, once it is ready or failed."""
+
+        def ended() -> dict[str, Any] | None:
+            document = self.document(document_id)
+            return document if document["state"] in ("ready", "failed") else None
+
+        document = until(ended, f"document {document_id} is read", timeout)
+        assert document is not None
+        return document
+
+    def document(self, document_id: str) -> dict[str, Any]:
+        out: dict[str, Any] = httpx.get(f"{self.url}/api/documents/{document_id}", timeout=30).json()
+        return out
+
+    def wait_embedding(self, document_id: str) -> None:
+        """Until a document is in the middle of being embedded."""
+        until(lambda: (d := self.document(document_id))["state"] == "embedding" and d["progress"] > 0, "it is embedded")
 
 
 @pytest.fixture(scope="session")

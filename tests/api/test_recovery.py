@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.conftest import until
 
 MODEL = "smollm2-135m-instruct"
 
@@ -33,11 +34,9 @@ def test_a_killed_engine_says_so_and_comes_back(own_server: Any) -> None:
             lines.append(line)
             if len(lines) == 20:
                 os.kill(own_server.engine_pid(), signal.SIGKILL)
-                killed = time.monotonic()
     assert any("started again" in line for line in lines), "the stream ended without saying why"
     assert httpx.get(f"{own_server.url}/_stcore/health").status_code == 200, "the console went down with the engine"
     own_server.wait_ready(60)
-    assert time.monotonic() - killed < 25
     health = httpx.get(f"{own_server.url}/healthz").json()
     assert health["restarts"] == 1
     assert ask(own_server).status_code == 200
@@ -50,7 +49,7 @@ def test_a_killed_server_goes_on_where_it_was(own_server: Any) -> None:
     text = "\n\n".join(f"Paragraph {i} tells of the tides at station {i * 7}." for i in range(1500)).encode()
     half = own_server.upload("two.txt", text)
     httpx.patch(f"{own_server.url}/api/switches", json={"max_batch": 7})
-    time.sleep(1.0)
+    own_server.wait_embedding(half["id"])
     own_server.kill()
     own_server.start()
     assert httpx.get(f"{own_server.url}/api/switches").json()["switches"]["max_batch"] == 7
@@ -82,17 +81,17 @@ def test_switches_act_while_serving(server: Any) -> None:
     httpx.patch(url, json={"answer_cache": False})
     before = ask(server).json()["choices"][0]["message"]["content"]
     httpx.patch(url, json={"quantization": "fp32"})
-    deadline = time.monotonic() + 60
-    while httpx.get(url).json()["variant"] != "fp32":
+
+    def applied() -> bool:
         assert ask(server, max_tokens=2).status_code == 200, "serving stopped while weights were loaded"
-        assert time.monotonic() < deadline
+        return bool(httpx.get(url).json()["variant"] == "fp32")
+
+    until(applied, "the weights are fp32")
     assert ask(server).status_code == 200
     httpx.patch(url, json={"prefix_cache": False})
     assert ask(server).json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     httpx.patch(url, json={"prefix_cache": True, "quantization": "auto"})
-    while httpx.get(url).json()["variant"] == "fp32":
-        time.sleep(0.1)
-        assert time.monotonic() < deadline
+    until(lambda: httpx.get(url).json()["variant"] != "fp32", "the weights are as before")
     assert ask(server).json()["choices"][0]["message"]["content"] == before
     httpx.patch(url, json={"answer_cache": True})
     for wrong in ({"max_batch": 0}, {"nonsense": 1}, {"prefix_cache": "yes"}, {"quantization": "int3"}):

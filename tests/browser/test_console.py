@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from tests.conftest import ROOT
 
@@ -22,10 +23,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
+PATIENCE_MS = 60_000
+"""What a busy machine may take. Nothing here is compared before the page was given this long to show it."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -45,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, cache_dir: Any, chat_folder: 
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE_MS)
     yield page
     context.close()
 
@@ -77,10 +81,10 @@ def begin_a_long_answer(site: Any, page: Any, text: str) -> None:
 
 
 def beginning_of_the_answer(page: Any) -> str:
-    """The answer's first characters, once enough is written that the cursor is not among them."""
+    """The answer's first letters, once enough is written that neither the cursor nor open markup is among them."""
     answer = page.get_by_test_id("stChatMessage").nth(1)
     answer.filter(has_text=re.compile(r"(\S+\s+){12}")).wait_for()
-    return str(answer.inner_text()[:20])
+    return re.sub(r"\W", "", answer.inner_text())[:15]
 
 
 def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
@@ -89,8 +93,8 @@ def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
     page.get_by_role("button", name=re.compile("How many steps")).click()
     page.get_by_role("button", name="Regenerate").wait_for()
     answer = page.get_by_test_id("stChatMessage").nth(1)
-    assert "182" in answer.inner_text()
-    assert re.search(r"first token .* in · .* out", answer.inner_text())
+    expect(answer).to_contain_text("182")
+    expect(answer).to_contain_text(re.compile(r"first token .* in · .* out"))
     page.get_by_role("button", name=re.compile(r"\[1\] lighthouse")).click()
     passage = page.get_by_test_id("stPopoverBody").filter(has_text="similarity")
     passage.wait_for()
@@ -103,7 +107,7 @@ def test_stop_keeps_what_was_written(site: Any, page: Any) -> None:
     page.get_by_role("button", name="Stop").wait_for()
     page.get_by_text("▍").wait_for()
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped.").wait_for(timeout=5000)
+    page.get_by_text("Stopped.").wait_for()
     page.get_by_role("button", name="Regenerate").wait_for()
 
 
@@ -118,14 +122,14 @@ def test_a_reload_and_a_second_tab_show_the_answer_being_written(site: Any, page
     other.get_by_role("button", name="Stop").wait_for()
     assert beginning_of_the_answer(other) == before
     other.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped.").wait_for(timeout=5000)
+    page.get_by_text("Stopped.").wait_for()
 
 
 def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) -> None:
     begin_a_long_answer(site, page, "Tell me a third very long story about a desert.")
     page.get_by_text("▍").wait_for()
     os.kill(site.engine_pid(), signal.SIGKILL)
-    page.get_by_text("It is being started again; please retry").wait_for(timeout=5000)
+    page.get_by_text("It is being started again; please retry").wait_for()
     page.get_by_text(re.compile("is being started again|model is being loaded")).first.wait_for()
     site.wait_ready(30)
     page.get_by_role("button", name="Regenerate").click()
@@ -141,8 +145,7 @@ def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None
     )
     page.get_by_text("photo.pdf is not a PDF, although its name says so").wait_for()
     page.locator(".stMarkdownBadge", has_text="failed").wait_for()
-    page.get_by_role("button", name="Retry").wait_for()
-    assert page.get_by_role("button", name="Retry").count() == 1
+    expect(page.get_by_role("button", name="Retry")).to_have_count(1)
 
 
 def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> None:
@@ -166,7 +169,7 @@ def test_the_search_shows_what_it_found_and_why(site: Any, page: Any) -> None:
     page.get_by_text("Over the graph").wait_for()
     page.get_by_text(re.compile(r"^1\. well\.md")).first.wait_for()
     page.locator(".stMarkdownBadge", has_text="near").first.wait_for()
-    assert page.get_by_text("Chunks looked at").count() == 1
+    expect(page.get_by_text("Chunks looked at")).to_have_count(1)
 
 
 @pytest.mark.parametrize("name", ["documents", "retrieval", "jobs", "dashboard", "optimizations", "connect"])
@@ -196,6 +199,6 @@ def test_a_switch_acts_at_once(site: Any, page: Any) -> None:
     page.goto(f"{site.url}/optimizations")
     page.get_by_role("heading", level=1).wait_for()
     page.get_by_role("radio", name="int8").or_(page.get_by_role("button", name="int8")).first.click()
-    page.get_by_text("in int8 on").wait_for(timeout=60_000)
+    page.get_by_text("in int8 on").wait_for()
     page.get_by_role("radio", name="auto").or_(page.get_by_role("button", name="auto")).first.click()
-    page.get_by_text(re.compile("in (bf16|fp32) on")).wait_for(timeout=60_000)
+    page.get_by_text(re.compile("in (bf16|fp32) on")).wait_for()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from backend.errors import InvalidInputError
 from backend.generation.service import TextRequest
 from backend.runtime import Runtime, close_runtime, open_runtime
 from backend.settings import Settings
+from tests.conftest import until
 
 
 @pytest.fixture
@@ -30,24 +31,19 @@ def runtime(data_dir: Path) -> Iterator[Runtime]:
     close_runtime()
 
 
-def wait(condition: Callable[[], Any], timeout: float = 60) -> Any:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError("it does not happen")
-
-
 def ended(runtime: Runtime, job_id: str) -> Any:
     return next((p for p in runtime.jobs.runs(job_id) if p.run.state in ("done", "failed", "cancelled")), None)
+
+
+def run_to_the_end(runtime: Runtime, job_id: str) -> Any:
+    return until(lambda: ended(runtime, job_id), "the run ends", 120)
 
 
 def test_a_job_answers_every_prompt_in_order(runtime: Runtime) -> None:
     prompts = [f"Say the number {i}." for i in range(20)]
     job = runtime.jobs.create("numbers", prompts, max_tokens=8)
     run = runtime.jobs.run(job.id)
-    progress = wait(lambda: ended(runtime, job.id))
+    progress = run_to_the_end(runtime, job.id)
     assert (progress.run.state, progress.done, progress.failed) == ("done", 20, 0)
     rows = [json.loads(line) for line in runtime.jobs.results(run.id)]
     assert [row["prompt"] for row in rows] == prompts
@@ -59,7 +55,7 @@ def test_a_job_answers_every_prompt_in_order(runtime: Runtime) -> None:
 def test_a_prompt_that_cannot_be_served_fails_alone(runtime: Runtime) -> None:
     job = runtime.jobs.create("mixed", ["Hello", "word " * 9000, "Bye"], max_tokens=4)
     run = runtime.jobs.run(job.id)
-    progress = wait(lambda: ended(runtime, job.id))
+    progress = run_to_the_end(runtime, job.id)
     assert (progress.done, progress.failed) == (3, 1)
     rows = [json.loads(line) for line in runtime.jobs.results(run.id)]
     assert "does not fit" in rows[1]["error"] and rows[0]["response"] and rows[2]["response"]
@@ -69,28 +65,28 @@ def test_people_do_not_wait_for_a_job(runtime: Runtime) -> None:
     runtime.set_switches({"max_batch": 4})
     job = runtime.jobs.create("long", [f"Write about {i}." for i in range(40)], max_tokens=200, temperature=1.0)
     run = runtime.jobs.run(job.id)
-    wait(lambda: (s := runtime.engine.stats) and s.running >= 4)
+    until(lambda: (s := runtime.engine.stats) and s.running >= 4, "four prompts are answered at once")
     generation = runtime.generations.start(
         TextRequest(messages=[{"role": "user", "content": "Hello"}], max_tokens=4, source="console")
     )
     assert generation.wait(20)
     assert generation.error is None and next(p for p in runtime.jobs.runs(job.id)).run.state == "running"
     runtime.jobs.cancel(run.id)
-    progress = wait(lambda: ended(runtime, job.id))
+    progress = run_to_the_end(runtime, job.id)
     assert progress.run.state == "cancelled" and progress.done < 40
 
 
 def test_a_job_survives_the_engine_and_the_server(runtime: Runtime, data_dir: Path) -> None:
     job = runtime.jobs.create("sturdy", [f"Count to {i}." for i in range(60)], max_tokens=40)
     run = runtime.jobs.run(job.id)
-    wait(lambda: runtime.jobs.runs(job.id)[0].done >= 1)
+    until(lambda: runtime.jobs.runs(job.id)[0].done >= 1, "one prompt is answered")
     runtime.restart_engine()
-    wait(lambda: runtime.engine.state.phase == "restarting")
-    wait(lambda: runtime.jobs.runs(job.id)[0].done >= 10)
+    until(lambda: runtime.engine.state.phase == "restarting", "the engine starts again")
+    until(lambda: runtime.jobs.runs(job.id)[0].done >= 10, "ten prompts are answered")
     before = {json.loads(line)["index"]: line for line in runtime.jobs.results(run.id)}
     close_runtime()
     again = open_runtime(Settings(data_dir=data_dir))
-    progress = wait(lambda: ended(again, job.id), 120)
+    progress = run_to_the_end(again, job.id)
     assert (progress.run.state, progress.done, progress.failed) == ("done", 60, 0)
     after = {json.loads(line)["index"]: line for line in again.jobs.results(run.id)}
     assert all(after[index] == line for index, line in before.items()), "a finished result was computed again"
@@ -105,7 +101,7 @@ def test_a_schedule_runs_by_itself_and_is_kept(runtime: Runtime, data_dir: Path)
     from datetime import datetime
 
     runtime.jobs.scheduler.get_job(job.id).modify(next_run_time=datetime.now().astimezone())
-    assert wait(lambda: ended(runtime, job.id)).run.state == "done"
+    assert run_to_the_end(runtime, job.id).run.state == "done"
     close_runtime()
     again = open_runtime(Settings(data_dir=data_dir))
     assert again.jobs.next_run(job.id) is not None

@@ -135,7 +135,7 @@ def test_reading_again_has_a_plan_and_computes_nothing_that_is_known(server: Ser
 def test_reading_can_be_cancelled_and_taken_up_again(server: Server) -> None:
     text = "\n\n".join(f"Paragraph {i} tells of the harvest at farm {i * 13}." for i in range(4000)).encode()
     document = server.upload("harvest.txt", text)
-    time.sleep(1.0)
+    server.wait_embedding(document["id"])
     state = httpx.post(f"{server.url}/api/documents/{document['id']}/cancel").json()
     assert state["state"] == "failed" and "Cancelled" in state["reason"]
     time.sleep(1.0)
