@@ -1,7 +1,8 @@
-"""The embedding model: a BERT-family encoder, mean-pooled and normalized (MiniLM, BGE, E5 and their kin).
+"""The embedding model: a BERT-family encoder with mean or first-token pooling (MiniLM, BGE, E5 and their kin).
 
-Sequences are laid end to end, without padding, and every step works token by token or within one sequence. With our own
-matrix products the vector of a text is therefore the same to the last bit whatever else is in the batch.
+Where the C++ kernels serve, a text goes from token ids to its vector within one thread, in 8 bits: its vector is then
+the same to the last bit whatever else is in the batch. Elsewhere torch computes it, sequences end to end and without
+padding.
 """
 
 from __future__ import annotations
@@ -10,80 +11,271 @@ import ctypes
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
-from backend.engine.attention import AttentionShape, Batch, KernelAttention, Reading
-from backend.engine.config import BLOCK_SIZE
-from backend.engine.quantize import KernelLinear, Linear, linear_factory, working_dtype
+from backend.engine.kernels import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
+from backend.engine.memory import Arena
+from backend.engine.quantize import PANEL, DenseLinear, KernelLinear, Linear, linear_factory, working_dtype
+from backend.engine.smooth import TEXT
 from backend.engine.weights import UnsupportedModelError, tensors
 
 BATCH_TOKENS = 1024
-"""Tokens one forward pass computes at most; bounds memory and how long a decode step waits (some 60 ms here)."""
+"""Tokens after which a forward pass ends; bounds memory and how long a decode step waits (some 40 ms here)."""
+
+SMOOTHED = ("qkv", "inner")
+"""Products whose inputs are smoothed before they are quantized: both come from a norm, with outliers in few channels.
+With it the mean cosine to float32 is 0.9993 and without 0.997, all products in 8 bits; for the other two it does harm.
+"""
+ALPHA = 0.7
+CALIBRATION_TOKENS = 512
 
 
-Attend = Callable[[torch.Tensor], torch.Tensor]
+@dataclass(frozen=True)
+class EncoderShape:
+    """The numbers that define a BERT encoder."""
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    positions: int
+    vocab: int
+    eps: float
+    pool_first: bool  # the first token's row is the vector, instead of the mean
 
 
-class TorchEncoderAttention:
-    """Attention within each text by `scaled_dot_product_attention`, texts of one length together."""
+def read_encoder_shape(folder: Path) -> EncoderShape:
+    """Read `config.json`, and how sentence-transformers pools where it says so.
 
-    def __init__(self, heads: int) -> None:
-        self._heads = heads
+    Raises:
+        UnsupportedModelError: another architecture, or a variant of it that is not implemented.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
+        kind = f"{config.get('model_type')}, {config.get('hidden_act')}"
+        raise UnsupportedModelError(f"Embedding models of type {kind!r} are not supported (only bert with gelu).")
+    pooling = folder / "1_Pooling" / "config.json"
+    first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
+    return EncoderShape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+        positions=config["max_position_embeddings"],
+        vocab=config["vocab_size"],
+        eps=config["layer_norm_eps"],
+        pool_first=first,
+    )
 
-    def over(self, lengths: list[int]) -> Attend:
-        """For texts of these lengths: from [tokens, 3 × dimension] to [tokens, dimension], in any layer."""
 
-        def attend(qkv: torch.Tensor) -> torch.Tensor:
-            out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
-            at = 0
-            for length, texts in itertools.groupby(lengths):
-                count = len(list(texts))
-                rows = slice(at, at + count * length)
-                q, k, v = qkv[rows].view(count, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-                out[rows] = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1)
-                at += count * length
-            return out
-
-        return attend
+Weights = dict[str, torch.Tensor]
+"""By short names: "words", "places", "norm", "3.qkv", "3.output", "3.inner", "3.outer", "3.attention_norm",
+"3.outer_norm"; biases behind ".bias"."""
 
 
-class KernelEncoderAttention:
-    """The same by the decoder's kernel, whose pages hold one layer's keys and values meanwhile."""
+def read_weights(folder: Path, shape: EncoderShape) -> Weights:
+    """Load the weights, queries, keys and values as one product, the only token type within the places."""
+    raw = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors(folder) if tensor.is_floating_point()}
+    out = {
+        "words": raw["embeddings.word_embeddings.weight"].contiguous(),
+        "places": raw["embeddings.position_embeddings.weight"] + raw["embeddings.token_type_embeddings.weight"][0],
+        "norm": raw["embeddings.LayerNorm.weight"],
+        "norm.bias": raw["embeddings.LayerNorm.bias"],
+    }
+    for i in range(shape.layers):
+        at = f"encoder.layer.{i}"
+        for theirs, ours in (("weight", ""), ("bias", ".bias")):
+            parts = [raw[f"{at}.attention.self.{x}.{theirs}"] for x in ("query", "key", "value")]
+            out[f"{i}.qkv{ours}"] = torch.cat(parts)
+            for name, short in (
+                ("attention.output.dense", "output"),
+                ("attention.output.LayerNorm", "attention_norm"),
+                ("intermediate.dense", "inner"),
+                ("output.dense", "outer"),
+                ("output.LayerNorm", "outer_norm"),
+            ):
+                out[f"{i}.{short}{ours}"] = raw[f"{at}.{name}.{theirs}"].contiguous()
+    return out
 
-    def __init__(self, heads: int, head_size: int, dtype: torch.dtype, kernels: ctypes.CDLL) -> None:
-        self._kernel = KernelAttention(AttentionShape(1, heads, heads, head_size), dtype, kernels)
-        self._kernel.reading = Reading(share_pages=False)
-        self._blocks = 0
 
-    def over(self, lengths: list[int]) -> Attend:
-        """See `TorchEncoderAttention.over`."""
-        batch, no_angles = self._lay_out(lengths), torch.empty(0)
-        return lambda qkv: self._kernel.forward(0, qkv, batch, no_angles, no_angles, rotate=False)
+PRODUCTS = ("qkv", "output", "inner", "outer")
 
-    def _lay_out(self, lengths: list[int]) -> Batch:
-        blocks = [-(-n // BLOCK_SIZE) for n in lengths]
-        if sum(blocks) > self._blocks:
-            self._blocks = sum(blocks)
-            self._kernel.allocate(self._blocks)
-        firsts = torch.tensor([0, *itertools.accumulate(blocks[:-1])])
-        sizes = torch.tensor(lengths)
-        starts = torch.tensor(list(itertools.accumulate(lengths, initial=0)), dtype=torch.int32)
-        within = torch.cat([torch.arange(n) for n in lengths])
-        return Batch(
-            token_ids=within,
-            positions=(sizes - 1).repeat_interleave(sizes),  # every token sees its text to the end
-            slots=(firsts * BLOCK_SIZE).repeat_interleave(sizes) + within,
-            query_starts=starts,
-            context_lens=sizes.to(torch.int32),
-            tables=(firsts.unsqueeze(1) + torch.arange(max(blocks))).to(torch.int32),
-            max_query=max(lengths),
-            max_context=max(lengths),
-            last=torch.empty(0),
-        )
+
+class Forward(Protocol):
+    """Embeds the token sequences of one batch."""
+
+    together: int  # sequences of a batch should be a multiple of this
+    precision: str
+
+    def __call__(self, inputs: list[list[int]]) -> np.ndarray:
+        """float32 [inputs, hidden], each row of length 1."""
+        ...
+
+
+class TorchForward:
+    """The encoder in torch, on any device.
+
+    Args:
+        shape: of the model.
+        weights: in float32.
+        device: where it runs.
+        linears: products by name, "3.qkv"; their inputs and outputs are of `dtype`.
+        dtype: of everything else.
+    """
+
+    together = 1
+
+    def __init__(
+        self,
+        shape: EncoderShape,
+        weights: Weights,
+        device: torch.device,
+        linears: dict[str, Linear],
+        dtype: torch.dtype,
+    ) -> None:
+        self._shape, self._device, self._linears = shape, device, linears
+        others = {name: tensor for name, tensor in weights.items() if name.removesuffix(".bias") not in linears}
+        self._w = {name: tensor.to(device, dtype) for name, tensor in others.items()}
+        self.precision = f"torch-{str(dtype).removeprefix('torch.')}"
+
+    @torch.inference_mode()
+    def __call__(self, inputs: list[list[int]]) -> np.ndarray:
+        """See `Forward`."""
+        return self.rows(inputs).float().cpu().numpy()
+
+    def rows(self, inputs: list[list[int]], seen: Callable[[str, torch.Tensor], None] | None = None) -> torch.Tensor:
+        """Vectors [inputs, hidden]; `seen` is told the input of every product."""
+        shape, w = self._shape, self._w
+        lengths = [len(tokens) for tokens in inputs]
+        ids = torch.tensor([token for tokens in inputs for token in tokens], device=self._device)
+        positions = torch.cat([torch.arange(n) for n in lengths]).to(self._device)
+
+        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+            return F.layer_norm(x, (shape.hidden,), w[name], w[f"{name}.bias"], shape.eps)
+
+        def product(name: str, x: torch.Tensor) -> torch.Tensor:
+            if seen is not None:
+                seen(name, x)
+            return self._linears[name](x)
+
+        x = norm(F.embedding(ids, w["words"]) + w["places"][positions], "norm")
+        for i in range(shape.layers):
+            attended = self._attend(product(f"{i}.qkv", x), lengths)
+            x = norm(x + product(f"{i}.output", attended), f"{i}.attention_norm")
+            x = norm(x + product(f"{i}.outer", F.gelu(product(f"{i}.inner", x))), f"{i}.outer_norm")
+        pooled = [text[0] if shape.pool_first else text.float().mean(0) for text in x.split(lengths)]
+        return F.normalize(torch.stack(pooled), dim=-1)
+
+    def _attend(self, qkv: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """Attention within each text, texts of one length together."""
+        out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+        at = 0
+        for length, texts in itertools.groupby(lengths):
+            count = len(list(texts))
+            rows = slice(at, at + count * length)
+            q, k, v = qkv[rows].view(count, length, 3, self._shape.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            out[rows] = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(count * length, -1)
+            at += count * length
+        return out
+
+
+def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
+    """Factors by which the inputs of `SMOOTHED` products are divided, by name (SmoothQuant, Xiao et al. 2022).
+
+    The peaks of the inputs are measured on a short text, in float64 so that they do not depend on the machine.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    texts: list[list[int]] = []
+    for paragraph in TEXT.read_text().split("\n\n"):
+        room = min(CALIBRATION_TOKENS - sum(map(len, texts)), shape.positions)
+        if room > 2:
+            texts.append(tokenizer.encode(paragraph).ids[:room])
+    names = [f"{i}.{product}" for i in range(shape.layers) for product in PRODUCTS]
+    plain: dict[str, Linear] = {n: DenseLinear(weights[n].double(), weights[f"{n}.bias"].double()) for n in names}
+    peaks: Weights = {}
+
+    def seen(name: str, x: torch.Tensor) -> None:
+        peaks[name] = x.abs().amax(0)
+
+    with torch.inference_mode():
+        TorchForward(shape, weights, torch.device("cpu"), plain, torch.float64).rows(texts, seen)
+        out = {}
+        for name in names:
+            if name.split(".")[1] in SMOOTHED:
+                largest = weights[name].double().abs().amax(0)
+                factor = peaks[name].clamp(min=1e-5) ** ALPHA / largest.clamp(min=1e-5) ** (1 - ALPHA)
+                out[name] = factor.to(torch.bfloat16).float()  # rounded: not a bit of it may depend on the machine
+        return out
+
+
+class KernelForward:
+    """The encoder in C++, a text per thread at a time.
+
+    Args:
+        folder: Hugging Face folder.
+        shape: of the model.
+        weights: in float32.
+        kernels: the C++ library, with the instructions it needs.
+        bits: 8 or 16, of the products.
+    """
+
+    def __init__(
+        self, folder: Path, shape: EncoderShape, weights: Weights, kernels: ctypes.CDLL, *, bits: int
+    ) -> None:
+        self._kernels, self._hidden = kernels, shape.hidden
+        factors = smoothing(folder, shape, weights) if bits == 8 else {}
+        arena = Arena()
+        self._held: list[torch.Tensor | KernelLinear] = []
+
+        def pointer(tensor: torch.Tensor) -> int:
+            tensor = tensor.float().contiguous()
+            self._held.append(tensor)
+            return tensor.data_ptr()
+
+        def product(name: str) -> NativeEncoderProduct:
+            weight, factor = weights[name], factors.get(name)
+            if factor is not None:
+                weight = weight * factor
+            linear = KernelLinear(weight, weights[f"{name}.bias"], kernels, arena, bits=bits)
+            self._held.append(linear)
+            return NativeEncoderProduct(linear.native(), 0 if factor is None else pointer(1 / factor))
+
+        self._layers = (NativeEncoderLayer * shape.layers)()
+        for i in range(shape.layers):
+            norms = [f"{i}.{norm}{part}" for norm in ("attention_norm", "outer_norm") for part in ("", ".bias")]
+            self._layers[i] = NativeEncoderLayer(
+                *(product(f"{i}.{name}") for name in PRODUCTS), *(pointer(weights[name]) for name in norms)
+            )
+        self._model = NativeEncoder(
+            self._layers, pointer(weights["words"]), pointer(weights["places"]), pointer(weights["norm"]),
+            pointer(weights["norm.bias"]), shape.layers, shape.hidden, shape.intermediate, shape.heads,
+            int(shape.pool_first), shape.eps,
+        )  # fmt: skip
+        self.together = torch.get_num_threads()
+        self.precision = f"kernel-{bits}-1"
+
+    @staticmethod
+    def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:
+        """Whether the kernels have the instructions, and the sizes are whole panels."""
+        sizes = (shape.hidden, shape.intermediate, shape.hidden // shape.heads)
+        return KernelLinear.usable(kernels) and all(size % PANEL == 0 for size in sizes)
+
+    def __call__(self, inputs: list[list[int]]) -> np.ndarray:
+        """See `Forward`."""
+        starts = np.fromiter(itertools.accumulate(map(len, inputs), initial=0), dtype=np.int32)
+        ids = np.fromiter(itertools.chain.from_iterable(inputs), dtype=np.int32, count=int(starts[-1]))
+        out = np.empty((len(inputs), self._hidden), dtype=np.float32)
+        self._kernels.tenfold_encode(self._model, ids.ctypes.data, starts.ctypes.data, len(inputs), out.ctypes.data)
+        return out
 
 
 class Encoder:
@@ -93,50 +285,26 @@ class Encoder:
         folder: Hugging Face folder.
         device: where it runs.
         kernels: the C++ library, or None for torch's products.
-        quantize: hold every product but those of queries, keys and values in 8 bits, where the kernels can. Those
-            three hold most of what 8 bits cost: without them the mean cosine to float32 is 0.999, with them 0.997.
+        quantize: hold products in 8 bits, where the kernels can.
     """
 
     def __init__(
         self, folder: Path, device: torch.device, kernels: ctypes.CDLL | None = None, *, quantize: bool = True
     ) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        if config.get("model_type") != "bert":
-            raise UnsupportedModelError(f"Embedding model type {config.get('model_type')!r} is not supported (bert).")
-        self.device, self.dtype = device, working_dtype(device)
-        self._kernels = kernels if device.type == "cpu" else None
-        self.heads: int = config["num_attention_heads"]
-        self.dimension: int = config["hidden_size"]
-        self.max_tokens: int = config["max_position_embeddings"]
-        self.vocab: int = config["vocab_size"]
-        self._eps: float = config["layer_norm_eps"]
-        self._layers: int = config["num_hidden_layers"]
-        raw = {name.removeprefix("bert."): tensor for name, tensor in tensors(folder)}
-        variant = "bf16" if self.dtype is torch.bfloat16 else "fp32"
-        if quantize and variant == "bf16" and device.type == "cpu" and KernelLinear.usable(kernels):
-            variant = "mixed"
-        high = frozenset(f"{i}.qkv" for i in range(self._layers))
-        _, make = linear_factory(variant, device, kernels, high)
-        self._linears: dict[str, Linear] = {}
-        for i in range(self._layers):
-            at = f"encoder.layer.{i}"
-            parts = [f"{at}.attention.self.{x}" for x in ("query", "key", "value")]
-            weight = torch.cat([raw.pop(f"{part}.weight") for part in parts])
-            self._linears[f"{at}.qkv"] = make(
-                weight, torch.cat([raw.pop(f"{part}.bias") for part in parts]), name=f"{i}.qkv"
+        shape = read_encoder_shape(folder)
+        weights = read_weights(folder, shape)
+        self.dimension, self.max_tokens, self.vocab = shape.hidden, shape.positions, shape.vocab
+        self._forward: Forward
+        if kernels is not None and device.type == "cpu" and KernelForward.supports(shape, kernels):
+            self._forward = KernelForward(folder, shape, weights, kernels, bits=8 if quantize else 16)
+        else:
+            dtype, make = linear_factory(
+                "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels
             )
-            for name in ("attention.output.dense", "intermediate.dense", "output.dense"):
-                self._linears[f"{at}.{name}"] = make(
-                    raw.pop(f"{at}.{name}.weight"), raw.pop(f"{at}.{name}.bias"), name=f"{i}.{name}"
-                )
-        self._w = {name: tensor.to(device, self.dtype) for name, tensor in raw.items() if tensor.is_floating_point()}
-        first = next(iter(self._linears.values()))
-        self._attention: TorchEncoderAttention | KernelEncoderAttention = TorchEncoderAttention(self.heads)
-        shape = AttentionShape(1, self.heads, self.heads, self.dimension // self.heads)
-        if self._kernels is not None and KernelAttention.supports(shape, self.dtype):
-            self._attention = KernelEncoderAttention(self.heads, shape.head_size, self.dtype, self._kernels)
-        own = isinstance(first, KernelLinear), isinstance(self._attention, KernelEncoderAttention)
-        self.precision = "-".join([variant, *("kernel" if x else "torch" for x in own), "4"])
+            names = [f"{i}.{name}" for i in range(shape.layers) for name in PRODUCTS]
+            linears = {n: make(weights[n], weights[f"{n}.bias"], name=n) for n in names}
+            self._forward = TorchForward(shape, weights, device, linears, dtype)
+        self.precision = self._forward.precision
 
     def embed(self, inputs: list[list[int]], between: Callable[[], None] | None = None) -> np.ndarray:
         """Embed token sequences; returns float32 [inputs, dimension], each row of length 1.
@@ -145,50 +313,19 @@ class Encoder:
         """
         out = np.empty((len(inputs), self.dimension), dtype=np.float32)
         for rows in self._batches(inputs):
-            out[rows] = self._forward([inputs[i] for i in rows]).cpu().numpy()
+            out[rows] = self._forward([inputs[i] for i in rows])
             if between is not None:
                 between()
         return out
 
-    @staticmethod
-    def _batches(inputs: list[list[int]]) -> Iterator[list[int]]:
-        """Rows of one forward pass each, by length, so that equal lengths share their attention."""
-        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+    def _batches(self, inputs: list[list[int]]) -> Iterator[list[int]]:
+        """Rows of one forward pass each, the longest first: equal lengths together, and no thread left without one."""
+        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
         start = tokens = 0
-        for at, row in enumerate(order):
+        for at, row in enumerate(order, start=1):
             tokens += len(inputs[row])
-            if tokens > BATCH_TOKENS and at > start:
+            if tokens >= BATCH_TOKENS and (at - start) % self._forward.together == 0:
                 yield order[start:at]
-                start, tokens = at, len(inputs[row])
+                start, tokens = at, 0
         if start < len(order):
             yield order[start:]
-
-    @torch.inference_mode()
-    def _forward(self, inputs: list[list[int]]) -> torch.Tensor:
-        w = self._w
-        lengths = [len(tokens) for tokens in inputs]
-        ids = torch.tensor([token for tokens in inputs for token in tokens], device=self.device)
-        positions = torch.cat([torch.arange(n) for n in lengths]).to(self.device)
-
-        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-            return F.layer_norm(x, (self.dimension,), w[f"{name}.weight"], w[f"{name}.bias"], self._eps)
-
-        x = F.embedding(ids, w["embeddings.word_embeddings.weight"])
-        x = x + w["embeddings.position_embeddings.weight"][positions]
-        x = norm(x + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        attend = self._attention.over(lengths)
-        for i in range(self._layers):
-            at_layer = f"encoder.layer.{i}"
-            attended = attend(self._linears[f"{at_layer}.qkv"](x))
-            attended = self._linears[f"{at_layer}.attention.output.dense"](attended)
-            x = norm(x + attended, f"{at_layer}.attention.output.LayerNorm")
-            inner = self._gelu(self._linears[f"{at_layer}.intermediate.dense"](x))
-            x = norm(x + self._linears[f"{at_layer}.output.dense"](inner), f"{at_layer}.output.LayerNorm")
-        pooled = torch.stack([text.float().mean(0) for text in x.split(lengths)])
-        return F.normalize(pooled, dim=-1)
-
-    def _gelu(self, x: torch.Tensor) -> torch.Tensor:
-        if self._kernels is None or x.numel() % 16:
-            return F.gelu(x)
-        self._kernels.tenfold_gelu(int(x.dtype is torch.bfloat16), x.data_ptr(), x.numel())
-        return x

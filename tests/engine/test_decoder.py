@@ -93,11 +93,3 @@ def test_an_unsupported_architecture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}')
     with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel.*LlamaForCausalLM"):
         read_shape(tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gelu_is_torchs(cache_dir: Path, dtype: torch.dtype) -> None:
-    x = torch.linspace(-9, 9, 16 * 1000).to(dtype)
-    got = x.clone()
-    load_cpu_kernels(cache_dir).tenfold_gelu(int(dtype is torch.bfloat16), got.data_ptr(), got.numel())
-    assert torch.allclose(got.float(), torch.nn.functional.gelu(x.float()), rtol=0.005, atol=2e-6)

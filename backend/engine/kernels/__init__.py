@@ -108,6 +108,33 @@ class NativeModel(ctypes.Structure):
     )  # fmt: skip
 
 
+class NativeEncoderProduct(ctypes.Structure):
+    """`tenfold_encoder_product` of kernels.h."""
+
+    _fields_ = (("linear", NativeLinear), ("smooth", ctypes.c_void_p))
+
+
+class NativeEncoderLayer(ctypes.Structure):
+    """`tenfold_encoder_layer` of kernels.h."""
+
+    _fields_ = (
+        ("qkv", NativeEncoderProduct), ("output", NativeEncoderProduct), ("inner", NativeEncoderProduct),
+        ("outer", NativeEncoderProduct), ("attention_norm", ctypes.c_void_p), ("attention_norm_bias", ctypes.c_void_p),
+        ("outer_norm", ctypes.c_void_p), ("outer_norm_bias", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class NativeEncoder(ctypes.Structure):
+    """`tenfold_encoder` of kernels.h."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(NativeEncoderLayer)), ("words", ctypes.c_void_p), ("places", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p), ("norm_bias", ctypes.c_void_p), ("count", ctypes.c_int32),
+        ("hidden", ctypes.c_int32), ("intermediate", ctypes.c_int32), ("heads", ctypes.c_int32),
+        ("pool_first", ctypes.c_int32), ("eps", ctypes.c_float),
+    )  # fmt: skip
+
+
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
     batch = ctypes.POINTER(NativeBatch)
@@ -123,7 +150,6 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_summarize": ([integer, *[pointer] * 3, *[integer] * 3], None),
         "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
         "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
-        "tenfold_gelu": ([integer, pointer, long], None),
         "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),
     }
     if library.tenfold_has_gemm():
@@ -135,6 +161,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             "tenfold_gemm_int8": ([pointer, integer, *[pointer] * 5, *[integer] * 4], None),
             "tenfold_scratch": ([model, batch], long),
             "tenfold_forward": ([model, batch, *[pointer] * 3], None),
+            "tenfold_encode": ([ctypes.POINTER(NativeEncoder), pointer, pointer, integer, pointer], None),
             "tenfold_peak": ([integer], ctypes.c_double),
         }
     for name, (arguments, result) in signatures.items():

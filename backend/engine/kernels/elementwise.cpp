@@ -1,4 +1,4 @@
-// The models' element-wise steps: RMS norm with the residual sum, the head norms of Qwen3, SwiGLU, GELU.
+// The models' element-wise steps: RMS norm with the residual sum, the head norms of Qwen3, SwiGLU.
 #include "kernels.h"
 #include "vector.h"
 
@@ -38,23 +38,6 @@ void silu_mul(const T* gate_up, T* out, int tokens, int width) {
   }
 }
 
-// GELU in place (Hendrycks & Gimpel 2016), with the error function by formula 7.1.26 of Abramowitz & Stegun, within 1.5e-7.
-template <typename T>
-void gelu(T* x, int64_t count) {
-#pragma omp parallel for schedule(static) if (count > 8192)
-  for (int64_t i = 0; i < count; i += 16) {
-    const f16v v = load(x + i), z = (v < 0.0f ? -v : v) * 0.70710678f;
-    const f16v t = 1.0f / (1.0f + 0.3275911f * z);
-    f16v p = splat(1.061405429f);
-    p = p * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    const f16v error = 1.0f - p * t * exp16(-z * z);
-    store(x + i, 0.5f * v * (1.0f + (v < 0.0f ? -error : error)));
-  }
-}
-
 // RMS norm of every query and key head in place; the value heads behind them stay as they are.
 template <typename T>
 void norm_heads(T* qkv, const float* query_norm, const float* key_norm, int tokens, int heads, int kv_heads, int D,
@@ -84,10 +67,6 @@ void tenfold_add_rms_norm(int is_bf16, float* residual, const void* delta, const
 void tenfold_silu_mul(int is_bf16, const void* gate_up, void* out, int tokens, int width) {
   if (is_bf16) silu_mul((const bf16*)gate_up, (bf16*)out, tokens, width);
   else silu_mul((const float*)gate_up, (float*)out, tokens, width);
-}
-
-void tenfold_gelu(int is_bf16, void* x, int64_t count) {
-  if (is_bf16) gelu((bf16*)x, count); else gelu((float*)x, count);
 }
 
 void tenfold_norm_heads(int is_bf16, void* qkv, const float* query_norm, const float* key_norm, int tokens, int heads,

@@ -1,28 +1,13 @@
-// Matrix products of the decoder: bf16 and 8-bit weights, packed once, read in the order they are used.
-//
-// Packed weights come in panels of 32 output columns; within a panel the inner dimension runs in steps of one dot
-// instruction (2 bf16 or 4 int8 values), so a step of a panel is 128 consecutive bytes:
-//   bf16  [panel][k / 2][32][2]        int8  [panel][k / 4][32][4]
-// Activations of the 8-bit product are quantized per row (token) here, symmetric, and offset to unsigned as the dot
-// instruction wants them; the offset's share is taken off again with the column sums of the weights.
+// Matrix products of the decoder: bf16 and 8-bit weights, packed once, read in the order they are used; see gemm.h.
+// Activations of the 8-bit product are quantized per row (token) here.
 #include "kernels.h"
-#include "vector.h"
+#include "gemm.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include <omp.h>
-
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define TENFOLD_GEMM 1
-#include <immintrin.h>
-#endif
-
-using tenfold::narrow;
 
 extern "C" int tenfold_has_gemm() {
 #ifdef TENFOLD_GEMM
@@ -33,27 +18,11 @@ extern "C" int tenfold_has_gemm() {
 }
 
 #ifdef TENFOLD_GEMM
+using namespace tenfold;
+
 namespace {
 
-constexpr int PANEL = 32;
-// Rows of a tile. 12 x 2 accumulators fill the register file; for the 8-bit product GCC spills them, and 8 x 2 are
-// twice as fast.
-constexpr int ROWS_BF16 = 12, ROWS_INT8 = 8;
 constexpr int BLOCK = 96;     // rows that share a panel while it is in the cache nearest to the core
-
-// What a pass over a panel asks for meanwhile: its share of the panel that this thread works on next. So weights come
-// from memory while all passes compute, not while the first one waits.
-struct Ahead { const char* at; int64_t per_step; };
-inline void prefetch(const Ahead& a, int64_t step) {
-  const char* p = a.at + step * a.per_step;
-  _mm_prefetch(p, _MM_HINT_T1);
-  if (a.per_step > 64) _mm_prefetch(p + 64, _MM_HINT_T1);
-}
-
-// The part of `bytes` at `next` that the pass over rows [at, at + rows) of `count` asks for, in `steps` steps.
-inline Ahead share(const void* next, int64_t bytes, int at, int rows, int count, int steps) {
-  return {(const char*)next + bytes * at / count, bytes * rows / ((int64_t)count * steps)};
-}
 
 struct Out {
   void* base; int64_t stride; int is_float; int columns;  // columns of the whole product
@@ -63,73 +32,10 @@ struct Out {
 inline void put(const Out& o, int64_t row, int column, __m512 v) {
   const int room = o.columns - column;
   if (room <= 0) return;
-  const __mmask16 mask = room >= 16 ? 0xffff : (__mmask16)((1u << room) - 1);
+  const __mmask16 mask = lanes(room);
   if (o.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, o.bias + column));
   if (o.is_float) _mm512_mask_storeu_ps((float*)o.base + row * o.stride + column, mask, v);
   else _mm256_mask_storeu_epi16((uint16_t*)o.base + row * o.stride + column, mask, (__m256i)_mm512_cvtneps_pbh(v));
-}
-
-template <int MR>
-void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, const Out& o, int64_t row, int column,
-               const Ahead& ahead) {
-  __m512 acc[MR][2];
-  for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-  for (int i = 0; i < k; i += 2) {
-    prefetch(ahead, i / 2);
-    const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL);
-    const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL + 32);
-    for (int r = 0; r < MR; r++) {
-      int32_t pair; std::memcpy(&pair, a + r * lda + i, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], x, w0);
-      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], x, w1);
-    }
-  }
-  for (int r = 0; r < MR; r++) { put(o, row + r, column, acc[r][0]); put(o, row + r, column + 16, acc[r][1]); }
-}
-
-struct Int8 { const uint8_t* rows; const float* row_scales; const float* column_scales; const int32_t* column_sums; };
-
-template <int MR>
-void tile_int8(const Int8& q, int64_t lda, const int8_t* panel, int k, const Out& o, int64_t row, int column,
-               const Ahead& ahead) {
-  __m512i acc[MR][2];
-  for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
-  const uint8_t* a = q.rows + row * lda;
-  for (int i = 0; i < k; i += 4) {
-    prefetch(ahead, i / 4);
-    const __m512i w0 = _mm512_loadu_si512(panel + (int64_t)i * PANEL);
-    const __m512i w1 = _mm512_loadu_si512(panel + (int64_t)i * PANEL + 64);
-    for (int r = 0; r < MR; r++) {
-      int32_t four; std::memcpy(&four, a + r * lda + i, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-      acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], x, w0);
-      acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], x, w1);
-    }
-  }
-  for (int half = 0; half < 2; half++) {
-    const __m512i sums = _mm512_loadu_si512(q.column_sums + column + half * 16);
-    const __m512 scales = _mm512_loadu_ps(q.column_scales + column + half * 16);
-    for (int r = 0; r < MR; r++) {
-      const __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc[r][half], sums));
-      put(o, row + r, column + half * 16, _mm512_mul_ps(_mm512_mul_ps(v, scales), _mm512_set1_ps(q.row_scales[row + r])));
-    }
-  }
-}
-
-template <int MOST, typename Tile>
-void rows(int count, Tile tile) {  // cut rows into tiles of the sizes that are compiled
-  int at = 0;
-  auto take = [&](auto size) { tile(size, at); at += decltype(size)::value; };
-  while (at < count) {
-    const int left = count - at;
-    if (MOST > 8 && left >= MOST && left != 16) take(std::integral_constant<int, MOST>{});
-    else if (left >= 8) take(std::integral_constant<int, 8>{});
-    else if (left >= 6) take(std::integral_constant<int, 6>{});
-    else if (left >= 4) take(std::integral_constant<int, 4>{});
-    else if (left >= 2) take(std::integral_constant<int, 2>{});
-    else take(std::integral_constant<int, 1>{});
-  }
 }
 
 // Shares (row block, panel) tasks out: every thread works through a run of its own, in order, so that it knows which
@@ -156,25 +62,6 @@ class Shares {
   int m_, panels_, total_;
   Taken taken_[MOST];
 };
-
-// One row to unsigned 8 bits with offset 128; returns its scale.
-template <typename Load>
-float quantize_row(int k, uint8_t* out, Load load) {
-  __m512 top = _mm512_setzero_ps();
-  int i = 0;
-  for (; i + 16 <= k; i += 16) top = _mm512_max_ps(top, _mm512_abs_ps(load(i, (__mmask16)0xffff)));
-  const __mmask16 tail = (__mmask16)((1u << (k - i)) - 1);
-  if (tail) top = _mm512_max_ps(top, _mm512_abs_ps(load(i, tail)));
-  const float scale = std::max(_mm512_reduce_max_ps(top), 1e-8f) / 127.0f;
-  const __m512 inverse = _mm512_set1_ps(1.0f / scale);
-  const __m512i offset = _mm512_set1_epi32(128);
-  for (i = 0; i < k; i += 16) {
-    const __mmask16 mask = k - i >= 16 ? (__mmask16)0xffff : tail;
-    const __m512i v = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(load(i, mask), inverse)), offset);
-    _mm_mask_storeu_epi8(out + i, mask, _mm512_cvtepi32_epi8(v));
-  }
-  return scale;
-}
 
 }  // namespace
 
@@ -221,10 +108,11 @@ void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* b
 #pragma omp parallel
   shares.run([&](int first, int count, int p, int next) {
     const int64_t size = (int64_t)PANEL * k;
-    rows<ROWS_BF16>(count, [&](auto tile, int at) {
+    in_tiles<ROWS_BF16>(count, [&](auto tile, int at) {
       constexpr int MR = decltype(tile)::value;
-      tile_bf16<MR>(a + (int64_t)(first + at) * k, k, packed + p * size, k, o, first + at, p * PANEL,
-                    share(packed + next * size, size * 2, at, MR, count, k / 2));
+      const int64_t row = first + at;
+      tile_bf16<MR>(a + row * k, k, packed + p * size, k, share(packed + next * size, size * 2, at, MR, count, k / 2),
+                    [&](int r, int half, __m512 v) { put(o, row + r, p * PANEL + half * 16, v); });
     });
   });
 }
@@ -238,18 +126,12 @@ void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, cons
   uint8_t* q = quantized.data();
   float* s = row_scales.data();
   const Out o{out, n, out_is_float, n, bias};
-  const Int8 x{q, s, scales, sums};
   Shares shares(m, (n + PANEL - 1) / PANEL);
   auto quantize = [&](int r) {
-    if (a_is_float) {
-      const float* row = (const float*)a + (int64_t)r * k;
-      s[r] = quantize_row(k, q + (int64_t)r * k, [&](int i, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, row + i); });
-    } else {
-      const uint16_t* row = (const uint16_t*)a + (int64_t)r * k;
-      s[r] = quantize_row(k, q + (int64_t)r * k, [&](int i, __mmask16 mask) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + i)), 16));
-      });
-    }
+    auto from = [&](auto* row) {
+      s[r] = quantize_row(k, q + (int64_t)r * k, [&](int i, __mmask16 mask) { return load_masked(row + i, mask); }).scale;
+    };
+    if (a_is_float) from((const float*)a + (int64_t)r * k); else from((const uint16_t*)a + (int64_t)r * k);
   };
   const bool shared = (int64_t)m * k > 16384;
   if (!shared) for (int r = 0; r < m; r++) quantize(r);
@@ -261,10 +143,16 @@ void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, cons
     }
     shares.run([&](int first, int count, int p, int next) {
       const int64_t size = (int64_t)PANEL * k;
-      rows<ROWS_INT8>(count, [&](auto tile, int at) {
+      in_tiles<ROWS_INT8>(count, [&](auto tile, int at) {
         constexpr int MR = decltype(tile)::value;
-        tile_int8<MR>(x, k, packed + p * size, k, o, first + at, p * PANEL,
-                      share(packed + next * size, size, at, MR, count, k / 4));
+        const int64_t row = first + at;
+        tile_int8<MR>(q + row * k, k, packed + p * size, k, share(packed + next * size, size, at, MR, count, k / 4),
+                      [&](int r, int half, __m512i v) {
+          const int column = p * PANEL + half * 16;
+          const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_loadu_si512(sums + column)));
+          const __m512 scaled = _mm512_mul_ps(exact, _mm512_loadu_ps(scales + column));
+          put(o, row + r, column, _mm512_mul_ps(scaled, _mm512_set1_ps(s[row + r])));
+        });
       });
     });
   }

@@ -9,7 +9,6 @@ extern "C" {
 void tenfold_add_rms_norm(int is_bf16, float* residual, const void* delta, const float* weight, void* out, int tokens,
                           int width, float eps);
 void tenfold_silu_mul(int is_bf16, const void* gate_up, void* out, int tokens, int width);
-void tenfold_gelu(int is_bf16, void* x, int64_t count);  // in place; count divisible by 16
 void tenfold_norm_heads(int is_bf16, void* qkv, const float* query_norm, const float* key_norm, int tokens, int heads,
                         int kv_heads, int head_size, float eps);
 
@@ -80,5 +79,26 @@ struct tenfold_model {
 int64_t tenfold_scratch(const tenfold_model* model, const tenfold_batch* batch);
 void tenfold_forward(const tenfold_model* model, const tenfold_batch* batch, float* residual, uint16_t* delta,
                      uint16_t* scratch);
+
+// ---- a BERT encoder (encoder.cpp); only where tenfold_has_gemm() is 1. Sizes are divisible by 32.
+struct tenfold_encoder_product {
+  tenfold_linear linear;
+  const float* smooth;      // [k]: what the input is multiplied by before it is quantized; or null
+};
+struct tenfold_encoder_layer {
+  tenfold_encoder_product qkv, output, inner, outer;
+  const float *attention_norm, *attention_norm_bias, *outer_norm, *outer_norm_bias;
+};
+struct tenfold_encoder {
+  const tenfold_encoder_layer* layers;
+  const float* words;       // [vocabulary][hidden]
+  const float* places;      // [positions][hidden], the embedding of the token type included
+  const float *norm, *norm_bias;
+  int32_t count, hidden, intermediate, heads;
+  int32_t pool_first;       // 1: the first token's row is the vector; 0: the mean
+  float eps;
+};
+// `ids` of all texts, text i at [starts[i], starts[i + 1]). out: [texts][hidden], each of length 1.
+void tenfold_encode(const tenfold_encoder* model, const int32_t* ids, const int32_t* starts, int texts, float* out);
 
 }  // extern "C"
