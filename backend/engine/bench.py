@@ -28,11 +28,13 @@ import torch
 
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
-from backend.engine.machine import StepCosts, measure
+from backend.engine.encoder import Encoder
+from backend.engine.kernels import load_cpu_kernels
+from backend.engine.machine import Peaks, StepCosts, measure
 from backend.engine.messages import BATCH, Failed, Finished, Generate, SamplingParams, StepOutput
 from backend.engine.quantize import working_dtype
 from backend.engine.switches import Switches
-from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
+from backend.models.checkpoint import PACKAGED_CHAT_MODEL, PACKAGED_EMBEDDING_MODEL, resolve
 
 FIRST_ID, LAST_ID = 100, 40_000
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
@@ -187,18 +189,22 @@ class Bench:
         """Throughput by concurrency, with each run's share of the machine's limit."""
         for quantization in self.a.quantization:
             core = self.engine(quantization)
-            peaks = measure(core)
+            peaks = measure(core.kernels)
             costs = StepCosts(core, peaks)
-            self.row(
-                "machine", read_gb_s=round(peaks.read / 1e9, 1),
-                **{f"peak_gop_s_{bits}_bit": round(value / 1e9) for bits, value in peaks.operations.items()},
-            )
+            self.machine(peaks)
             for concurrency in self.a.concurrency:
                 batch = prompts(concurrency, self.a.input_tokens)
                 run_once(core, self.recorder, batch, self.a.output_tokens)
                 runs = [run_once(core, self.recorder, batch, self.a.output_tokens, costs) for _ in range(2)]
                 best = min(runs, key=lambda run: run["seconds"])
                 self.row("sweep", peer=f"tenfold-{core.decoder.variant}", concurrency=concurrency, **best)
+
+    def machine(self, peaks: Peaks) -> None:
+        """What the machine reached in the plainest loops."""
+        self.row(
+            "machine", read_gb_s=round(peaks.read / 1e9, 1),
+            **{f"peak_gop_s_{bits}_bit": round(value / 1e9) for bits, value in peaks.operations.items()},
+        )
 
     def baseline(self) -> None:
         """Transformers' `generate` in fp32, one request at a time, threads pinned: what everything is held against."""
@@ -483,6 +489,34 @@ class Bench:
                 self.row(name, variant=core.decoder.variant, **self.compare(core, off, on, work))
             del core
 
+    def embedding(self) -> None:
+        """Chunks of 200 tokens a second: in float32 by torch, by the kernels in 16 and 8 bits."""
+        folder, cpu, lengths = resolve(PACKAGED_EMBEDDING_MODEL, self.a.cache_dir), torch.device("cpu"), [200] * 64
+        torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
+        kernels = load_cpu_kernels(self.a.cache_dir)
+        peaks = measure(kernels)
+        self.machine(peaks)
+        rng = random.Random(0)
+        chunks = [[rng.randint(1000, 29_000) for _ in range(length)] for length in lengths]
+        with torch.inference_mode():
+            encoders = {
+                "torch": Encoder(folder, cpu),
+                "16 bits": Encoder(folder, cpu, kernels, quantize=False),
+                "8 bits": Encoder(folder, cpu, kernels),
+            }
+        best: dict[str, float] = {}
+        for name, encoder in itertools.chain.from_iterable([encoders.items()] * 6):  # in turns
+            started = time.perf_counter()
+            encoder.embed(chunks)
+            best[name] = min(best.get(name, 1e9), time.perf_counter() - started)
+        for (name, encoder), bits in zip(encoders.items(), (None, 16, 8), strict=True):
+            figures: dict[str, Any] = {"chunks_per_s": round(len(chunks) / best[name], 1)}
+            if bits in peaks.operations and encoder.precision.startswith("kernel"):
+                products, attention = encoder.shape.operations(lengths)
+                least = products / peaks.operations[bits] + attention / peaks.operations[16]
+                figures["share_of_limit"] = round(least / best[name], 3)
+            self.row("embedding", how=name, precision=encoder.precision, tokens=200, **figures)
+
     def memory(self) -> None:
         """64 sequences of 2,000 tokens: their pages, and what of them is empty; then 10,000 short requests."""
         core = self.engine(self.a.quantization[0], config={"kv_cache_bytes": 4 << 30})
@@ -529,7 +563,8 @@ def _with_ratio(steps: dict[str, float]) -> dict[str, float]:
 
 
 WORKLOADS = (
-    "sweep", "baseline", "transformers", "prefix", "long", "mixed", "batching", "speculation", "chunks", "memory",
+    "sweep", "baseline", "transformers", "prefix", "long", "mixed", "batching", "speculation", "chunks", "embedding",
+    "memory",
 )  # fmt: skip
 
 

@@ -51,6 +51,12 @@ class EncoderShape:
     pool_first: bool  # the first token's row is the vector, instead of the mean
 
 
+    def operations(self, lengths: list[int]) -> tuple[float, float]:
+        """Of the products with weights, and of attention, for texts of these lengths."""
+        products = 2.0 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
+        return products * sum(lengths), 4.0 * self.layers * self.hidden * sum(n * n for n in lengths)
+
+
 def read_encoder_shape(folder: Path) -> EncoderShape:
     """Read `config.json`, and how sentence-transformers pools where it says so.
 
@@ -143,7 +149,7 @@ class TorchForward:
         self._shape, self._device, self._linears = shape, device, linears
         others = {name: tensor for name, tensor in weights.items() if name.removesuffix(".bias") not in linears}
         self._w = {name: tensor.to(device, dtype) for name, tensor in others.items()}
-        self.precision = f"torch-{str(dtype).removeprefix('torch.')}"
+        self.precision = f"torch-{str(dtype).removeprefix('torch.')}-{'first' if shape.pool_first else 'mean'}"
 
     @torch.inference_mode()
     def __call__(self, inputs: list[list[int]]) -> np.ndarray:
@@ -261,7 +267,7 @@ class KernelForward:
             int(shape.pool_first), shape.eps,
         )  # fmt: skip
         self.together = torch.get_num_threads()
-        self.precision = f"kernel-{bits}-1"
+        self.precision = f"kernel-{bits}-{'first' if shape.pool_first else 'mean'}-1"
 
     @staticmethod
     def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:
@@ -291,7 +297,7 @@ class Encoder:
     def __init__(
         self, folder: Path, device: torch.device, kernels: ctypes.CDLL | None = None, *, quantize: bool = True
     ) -> None:
-        shape = read_encoder_shape(folder)
+        self.shape = shape = read_encoder_shape(folder)
         weights = read_weights(folder, shape)
         self.dimension, self.max_tokens, self.vocab = shape.hidden, shape.positions, shape.vocab
         self._forward: Forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from dataclasses import dataclass
 
@@ -23,14 +24,14 @@ class Peaks:
     operations: dict[int, float]
 
 
-def measure(core: EngineCore) -> Peaks:
+def measure(kernels: ctypes.CDLL | None) -> Peaks:
     """Measure memory by summing a gigabyte, arithmetic by the instruction that the products are made of."""
     data = torch.ones(READ_BYTES // 8, dtype=torch.int64)
     best = min(_seconds(lambda: data.sum()) for _ in range(3))
     operations = {}
-    if core.kernels is not None and KernelLinear.usable(core.kernels):
+    if kernels is not None and KernelLinear.usable(kernels):
         for bits in (8, 16):
-            operations[bits] = max(float(core.kernels.tenfold_peak(bits)) for _ in range(2))
+            operations[bits] = max(float(kernels.tenfold_peak(bits)) for _ in range(2))
     return Peaks(READ_BYTES / best, operations)
 
 

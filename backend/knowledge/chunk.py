@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from backend.knowledge.parse import PLAIN
 
@@ -33,11 +35,39 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(normalize(text).encode()).hexdigest()
 
 
+LONGEST_REMEMBERED = 40  # characters of a word
+REMEMBERED_WORDS = 100_000
+
+
+@functools.lru_cache(maxsize=8)
+def counter(tokenizer: Tokenizer) -> Callable[[str], int]:
+    """How many tokens a text has.
+
+    BERT's tokenizers cut at white space first, so a text has the tokens of its words: remembered, they are counted a
+    dozen times faster than by cutting the text anew for every place where a chunk may end.
+    """
+
+    def whole(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    if not isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
+        return whole
+    remembered = functools.lru_cache(REMEMBERED_WORDS)(whole)
+
+    def by_words(text: str) -> int:
+        words = text.split()
+        if max(map(len, words), default=0) > LONGEST_REMEMBERED:
+            return sum(remembered(word) if len(word) <= LONGEST_REMEMBERED else whole(word) for word in words)
+        return sum(map(remembered, words))
+
+    return by_words
+
+
 @functools.lru_cache(maxsize=8)
 def _splitter(
     kind: type[TextSplitter] | type[MarkdownSplitter], tokenizer: Tokenizer, tokens: int
 ) -> TextSplitter | MarkdownSplitter:
-    return kind.from_huggingface_tokenizer(tokenizer, tokens)  # takes some 17 ms
+    return kind.from_callback(counter(tokenizer), tokens)
 
 
 class Chunker:
@@ -52,6 +82,5 @@ class Chunker:
         plain = Path(name).suffix.lower() in PLAIN - {".md", ".markdown"}
         kind = TextSplitter if plain else MarkdownSplitter
         texts = [piece.strip() for piece in _splitter(kind, self._tokenizer, self._tokens).chunks(text)]
-        texts = [piece for piece in texts if piece]
-        counts = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-        return [Piece(t, n, text_hash(t)) for t, n in zip(texts, counts, strict=True)]
+        count = counter(self._tokenizer)
+        return [Piece(piece, count(piece), text_hash(piece)) for piece in texts if piece]

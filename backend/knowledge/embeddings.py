@@ -1,19 +1,20 @@
 """Embeddings that are computed once: SQLite first, the engine only for what is not there, and each text once at a time.
 
-A vector's key covers everything that determines it: normalized text, model, weights, dimension, pooling and prefix.
+A vector's key covers everything that determines it: normalized text, model, weights, and how they are computed with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlmodel import col, func, select
 from tokenizers import Tokenizer
 
@@ -25,7 +26,8 @@ from backend.metering.ledger import Ledger
 from backend.store.database import Database
 from backend.store.tables import Embedding
 
-POOLING = "mean"
+STEP = 64
+"""Texts of one message to the engine."""
 LOOKUP = 500  # keys per query, below SQLite's limit on parameters
 ENGINE_TIMEOUT = 300.0
 
@@ -63,10 +65,7 @@ class EmbeddingService:
 
     def key(self, text: str) -> str:
         """The cache key of a text under the model now loaded."""
-        info = self._engine.info
-        parts = [
-            normalize(text), self.model, self.fingerprint, str(info["embedding_dimension"]), POOLING, ""
-        ]
+        parts = [normalize(text), self.model, self.fingerprint]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def embed(
@@ -104,7 +103,7 @@ class EmbeddingService:
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
         if not self._engine.switches.embedding_cache:
-            vectors, seconds = self._compute(token_ids, path)
+            vectors, seconds = self._answer(self._ask(token_ids, path))
             self._ledger.record_embedding(
                 source=source, model=self.model, texts=len(texts), computed_tokens=tokens, reused_tokens=0,
                 seconds=seconds,
@@ -166,10 +165,12 @@ class EmbeddingService:
             late = self._lookup(list(mine)) if mine else {}
             found.update(late)
             todo = [key for key in mine if key not in late]
-            step = 64
-            for start in range(0, len(todo), step):
-                part = todo[start : start + step]
-                vectors, took = self._compute([missing[key] for key in part], path)
+            parts = [todo[start : start + STEP] for start in range(0, len(todo), STEP)]
+            # One message ahead: the engine works on it while what it gave before is stored.
+            asked = [self._ask([missing[key] for key in part], path) for part in parts[:1]]
+            for at, part in enumerate(parts):
+                asked += [self._ask([missing[key] for key in after], path) for after in parts[at + 1 : at + 2]]
+                vectors, took = self._answer(asked[at])
                 seconds += took
                 tokens += sum(len(missing[key]) for key in part)
                 self._store(part, vectors, [len(missing[key]) for key in part])
@@ -177,7 +178,7 @@ class EmbeddingService:
                     found[key] = vector
                     computed.add(key)
                 if progress is not None:
-                    progress(total - len(todo) + start + len(part), total)
+                    progress(total - len(todo) + at * STEP + len(part), total)
             for key, flight in mine.items():
                 flight.set_result(found[key])
         except BaseException as error:
@@ -193,9 +194,16 @@ class EmbeddingService:
             found[key] = flight.result(ENGINE_TIMEOUT)
         return computed, seconds, tokens
 
-    def _compute(self, token_ids: list[list[int]], path: str) -> tuple[np.ndarray, float]:
+    def _ask(self, token_ids: list[list[int]], path: str) -> Future[tuple[np.ndarray, float]]:
         try:
-            return self._engine.embed(token_ids, path).result(ENGINE_TIMEOUT)
+            return self._engine.embed(token_ids, path)
+        except EngineUnavailableError as error:
+            raise UnavailableError(str(error)) from error
+
+    @staticmethod
+    def _answer(asked: Future[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
+        try:
+            return asked.result(ENGINE_TIMEOUT)
         except EngineUnavailableError as error:
             raise UnavailableError(str(error)) from error
         except TimeoutError as error:
@@ -215,14 +223,17 @@ class EmbeddingService:
         return found
 
     def _store(self, keys: list[str], vectors: np.ndarray, tokens: list[int]) -> None:
-        with self._database.session() as session:
-            for key, vector, count in zip(keys, vectors, tokens, strict=True):
-                session.merge(
-                    Embedding(
-                        key=key, model=self.model, dimension=len(vector), tokens=count,
-                        vector=np.ascontiguousarray(vector, dtype="<f4").tobytes(),
-                    )
-                )
+        known = self._lookup(keys)
+        rows = [
+            {
+                "key": key, "model": self.model, "dimension": len(vector), "tokens": count, "hits": 0,
+                "created": time.time(), "vector": np.ascontiguousarray(vector, dtype="<f4").tobytes(),
+            }
+            for key, vector, count in zip(keys, vectors, tokens, strict=True) if key not in known
+        ]  # fmt: skip
+        if rows:
+            with self._database.session() as session:
+                session.connection().execute(insert(Embedding), rows)
 
     def _count_hits(self, keys: list[str]) -> None:
         with self._database.session() as session:

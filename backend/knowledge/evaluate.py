@@ -107,7 +107,7 @@ def evaluate(runtime: Runtime, questions: list[Question], titles: dict[str, str]
     }  # fmt: skip
 
 
-def with_runtime(work: Callable[[Runtime], None]) -> None:
+def with_runtime(work: Callable[[Runtime], None], **settings: Any) -> None:
     """Do something with the product over a fresh data folder that shares the models' cache."""
     from backend.runtime import close_runtime, open_runtime
     from backend.settings import Settings
@@ -117,7 +117,7 @@ def with_runtime(work: Callable[[Runtime], None]) -> None:
         data = Path(folder)
         cache.mkdir(parents=True, exist_ok=True)
         (data / "cache").symlink_to(cache)
-        runtime = open_runtime(Settings(data_dir=data))
+        runtime = open_runtime(Settings(data_dir=data, **settings))
         try:
             if not runtime.engine.wait_ready(300) or not runtime.index.wait_opened(60):
                 raise RuntimeError(runtime.engine.state.detail or "the engine did not start")

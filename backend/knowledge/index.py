@@ -62,14 +62,18 @@ class KnowledgeIndex:
             self._mend(self.vectors, known, wanted, self._add_vectors, about("The vector index"))
             self.keywords.open()
             self._mend(self.keywords, self.keywords.ids(), wanted, self._add_keywords, about("The keyword index"))
+            graph_file = self._folder / f"graph-{name}.npz"
             self._graph = ChunkGraph(
-                self._folder / f"graph-{name}.npz", dimension, self._mentioning, self.vectors.query_many
+                graph_file, dimension, self._mentioning, self.vectors.query_many
             )
             self._graph.load()
             there = set(self._graph.node)
             self._mend(self._graph, there, wanted, self._graph.add, about("The graph"))
             if there != wanted:
                 self._graph.save()
+            self.vectors.forget_others()
+            for file in set(self._folder.glob("graph-*.npz")) - {graph_file}:
+                file.unlink()
             self._opened.set()
 
     def _mend(

@@ -1,7 +1,8 @@
 """Reads documents: queued → parsing → embedding → ready, or failed with its reason. Every state survives a kill.
 
-One worker thread does the work; the state in the database says what is left to do, so a restart just goes on. A new
-set of chunks (a build) is made beside the one in force and takes its place in one commit.
+One worker thread does the work, and a second stores what is embedded while the first goes on; the state in the database
+says what is left to do, so a restart just goes on. A new set of chunks (a build) is made beside the one in force and
+takes its place in one commit.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH
@@ -91,6 +94,7 @@ class Ingest:
         self._version = 0
         documents.wake = self._wake.set
         self._thread = threading.Thread(target=self._work, name="ingest", daemon=True)
+        self._storer = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     def start(self) -> None:
         """Begin working; what a kill left unfinished is taken up again."""
@@ -106,6 +110,7 @@ class Ingest:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(10)
+        self._storer.shutdown()
 
     @property
     def index_version(self) -> int:
@@ -214,6 +219,7 @@ class Ingest:
         old = [chunk.id for chunk in self._documents.chunks(document.id)]
         embedded = reused = 0
         added: list[str] = []
+        storing: Future[None] | None = None  # of the slice before, while the next one is embedded
         embedding_started = time.monotonic()
         try:
             for start in range(0, len(pieces), SLICE):
@@ -232,14 +238,22 @@ class Ingest:
                 )
                 embedded += result.computed
                 reused += result.reused
-                added += self._store(document, build, start, part, result.vectors)
+                if storing is not None:
+                    storing.result()
+                chunks = self._chunks(document, build, start, part)
+                added += [chunk["id"] for chunk in chunks]
+                storing = self._storer.submit(self._store, document, chunks, result.vectors)
                 progress(len(part), 0)
                 self._documents.set(
                     document.id, progress=0.05 + 0.95 * (start + len(part)) / len(pieces), only_from=PENDING
                 )
+            if storing is not None:
+                storing.result()
             check()
             in_force = self._enforce(document, build, len(pieces), embedded, reused, time.monotonic() - started)
         except BaseException:
+            if storing is not None:
+                wait([storing])
             self._discard(document.id, build, added)
             raise
         if not in_force:  # deleted, cancelled, or replaced by a newer upload meanwhile
@@ -257,24 +271,26 @@ class Ingest:
             ).one()
         return max(last or 0, kept or 0) + 1
 
-    def _store(self, document: Document, build: int, start: int, part: list[Piece], vectors: np.ndarray) -> list[str]:
+    def _chunks(self, document: Document, build: int, start: int, part: list[Piece]) -> list[dict[str, Any]]:
+        """Rows of the chunk table."""
         version = self._build_version()
-        chunks = [
-            Chunk(
-                id=new_id(), document_id=document.id, build=build, position=start + i, text=piece.text,
-                text_hash=piece.text_hash, tokens=piece.tokens, chunker=version,
-            )
+        return [
+            {
+                "id": new_id(), "document_id": document.id, "build": build, "position": start + i, "text": piece.text,
+                "text_hash": piece.text_hash, "tokens": piece.tokens, "chunker": version,
+            }
             for i, piece in enumerate(part)
         ]  # fmt: skip
+
+    def _store(self, document: Document, chunks: list[dict[str, Any]], vectors: np.ndarray) -> None:
         with self._database.session() as session:
-            session.add_all(chunks)
+            session.connection().execute(insert(Chunk), chunks)
         self._index.add(
             [
-                GraphChunk(c.id, document.id, document.name, c.position, c.text, vector)
+                GraphChunk(c["id"], document.id, document.name, c["position"], c["text"], vector)
                 for c, vector in zip(chunks, vectors, strict=True)
             ]
         )
-        return [chunk.id for chunk in chunks]
 
     def _enforce(
         self, document: Document, build: int, count: int, embedded: int, reused: int, seconds: float

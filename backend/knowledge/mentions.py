@@ -24,8 +24,9 @@ Title = tuple[str, ...]
 
 def words(text: str) -> list[str]:
     """Lower-case words without accents."""
-    plain = unicodedata.normalize("NFKD", text).lower()
-    return WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return WORD.findall(text.lower())
 
 
 def title_forms(title: str) -> set[Title]:

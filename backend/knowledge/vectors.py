@@ -46,6 +46,13 @@ class VectorIndex:
                 embedding_function=None,
             )
 
+    def forget_others(self) -> None:
+        """Delete what was kept for other embedding models."""
+        with self._lock:
+            for collection in self._client.list_collections():
+                if collection.name != self._collection.name:
+                    self._client.delete_collection(collection.name)
+
     def throw_away(self) -> None:
         """Delete everything."""
         with self._lock:
