@@ -15,7 +15,7 @@ using namespace tenfold;
 
 namespace {
 
-constexpr int BLOCK = 120;  // rows, at most, that go through the feed-forward layers together: what they need fits the cache
+constexpr int BLOCK = 120;  // rows, at most, that go through the feed-forward layer together: what they need stays cached
 
 typedef tenfold_encoder Model;
 typedef tenfold_encoder_product Product;
@@ -26,14 +26,13 @@ constexpr int up(int count, int by) { return (count + by - 1) / by; }
 
 // ---- functions of 16 numbers ----------------------------------------------------------------------------------------
 
-// 2^x for x <= 0, within 4e-6: the results are rounded to bf16.
+// 2^x within 8e-5, P fitted to [-1/2, 1/2]: the results are rounded to bf16, which is 25 times as coarse.
 inline __m512 power_of_two(__m512 x) {
   const __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_set1_ps(9.6181291e-3f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  __m512 p = _mm512_set1_ps(5.5171669e-2f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4261114e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326097e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992806e-1f));
   return _mm512_scalef_ps(p, whole);
 }
 
@@ -66,6 +65,11 @@ template <typename T> class Room {
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
+// Gives 16 numbers of a row from place i on, those of the lanes asked for.
+template <typename T> inline auto numbers_of(const T* row) {
+  return [row](int i, __mmask16 mask) { return load_masked(row + i, mask); };
+}
+
 // Rows as a product takes them: 8 bits with a scale each, or bf16.
 struct Rows {
   Room<uint8_t> bytes;
@@ -76,7 +80,7 @@ struct Rows {
     k = w.linear.k;
     if (w.linear.bits == 8) { bytes.fit((size_t)rows * k); scales.fit(rows); } else wide.fit((size_t)rows * k);
   }
-  // `load(i, lanes)` gives 16 numbers of the row.
+  // `load` as `numbers_of` gives it.
   template <typename Load> void put(const Product& w, int row, Load load) {
     if (w.linear.bits != 8) {
       for (int i = 0; i < k; i += 16)
@@ -158,15 +162,29 @@ void layer_norm(float* x, int width, const float* weight, const float* bias, flo
 
 // ---- one text -------------------------------------------------------------------------------------------------------
 
+// A row of what lies between the feed-forward products: were its length a power of two, rows would crowd a few sets of
+// the cache.
+inline int inner_stride(const Model& m) { return m.intermediate + 32; }
+
 // What a thread needs for a text; kept between texts.
 struct Scratch {
   Rows rows;
-  Room<float> x;               // [tokens][hidden]: what the layers pass on
-  Room<uint16_t> qkv;          // [tokens][3 hidden]
-  Room<uint16_t> attended;     // [tokens][hidden]
-  Room<uint16_t> inner;        // [BLOCK][intermediate]
-  Room<uint16_t> keys, values; // of one head, as panels
-  Room<uint16_t> weights;      // [ROWS_BF16][tokens, in whole panels]: the softmax before it is divided by its sum
+  Room<float> x;                // [tokens][hidden]: what the layers pass on
+  Room<uint16_t> qkv;           // [tokens][3 hidden]
+  Room<uint16_t> attended;      // [tokens][hidden]
+  Room<uint16_t> inner;         // [BLOCK][inner_stride]
+  Room<uint16_t> keys, values;  // of one head, as panels
+  Room<uint16_t> weights;       // [ROWS_BF16][tokens, in whole panels]: the softmax before it is divided by its sum
+  void fit(const Model& m, int tokens) {
+    const size_t padded = up(tokens, PANEL) * PANEL, hidden = m.hidden, head = m.hidden / m.heads;
+    x.fit(tokens * hidden);
+    qkv.fit(tokens * 3 * hidden);
+    attended.fit(tokens * hidden);
+    inner.fit((size_t)BLOCK * inner_stride(m));
+    keys.fit(padded * head);
+    values.fit(padded * head);
+    weights.fit(ROWS_BF16 * padded);
+  }
 };
 
 // Keys of one head as panels of 32 tokens, to be multiplied by queries: [panel][head_size / 2][32][2].
@@ -261,76 +279,75 @@ void attend(const Model& m, int tokens, Scratch& s) {
   }
 }
 
-void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch& s) {
-  const int inner = m.intermediate + 32;  // a row's length: were it a power of two, rows would crowd few sets of the cache
-  const int H = m.hidden, D = H / m.heads, padded = up(tokens, PANEL) * PANEL;
-  s.x.fit((size_t)tokens * H);
-  s.qkv.fit((size_t)tokens * 3 * H);
-  s.attended.fit((size_t)tokens * H);
-  s.inner.fit((size_t)BLOCK * inner);
-  s.keys.fit((size_t)padded * D);
-  s.values.fit((size_t)padded * D);
-  s.weights.fit((size_t)ROWS_BF16 * padded);
-  float* x = &s.x[0];
-  auto numbers = [&](const float* row) {
-    return [row](int i, __mmask16 mask) { return load_masked(row + i, mask); };
-  };
+// The sum of each token's and its place's embeddings, normalized: [tokens][hidden].
+void embed_tokens(const Model& m, const int32_t* ids, int tokens, float* x) {
   for (int t = 0; t < tokens; t++) {
-    float* row = x + (int64_t)t * H;
-    const float *word = m.words + (int64_t)ids[t] * H, *place = m.places + (int64_t)t * H;
-    for (int i = 0; i < H; i += 16)
+    float* row = x + (int64_t)t * m.hidden;
+    const float *word = m.words + (int64_t)ids[t] * m.hidden, *place = m.places + (int64_t)t * m.hidden;
+    for (int i = 0; i < m.hidden; i += 16)
       _mm512_storeu_ps(row + i, _mm512_add_ps(_mm512_loadu_ps(word + i), _mm512_loadu_ps(place + i)));
-    layer_norm(row, H, m.norm, m.norm_bias, m.eps);
+    layer_norm(row, m.hidden, m.norm, m.norm_bias, m.eps);
   }
-  for (int l = 0; l < m.count; l++) {
-    const tenfold_encoder_layer& w = m.layers[l];
-    s.rows.shape(w.qkv, tokens);
-    for (int t = 0; t < tokens; t++) s.rows.put(w.qkv, t, numbers(x + (int64_t)t * H));
-    multiply(s.rows, tokens, w.qkv, [&](int row, int column, __m512 v) {
-      store_narrow(&s.qkv[(int64_t)row * 3 * H + column], v);
-    });
-    attend(m, tokens, s);
-    const int blocks = up(tokens, BLOCK), each = up(up(tokens, blocks), ROWS_INT8) * ROWS_INT8;
-    for (int first = 0; first < tokens; first += each) {
-      const int count = std::min(each, tokens - first);
-      float* block = x + (int64_t)first * H;
-      auto add = [&](int row, int column, __m512 v) {
-        float* at = block + (int64_t)row * H + column;
-        _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), v));
-      };
-      s.rows.shape(w.output, count);
-      for (int r = 0; r < count; r++) {
-        const uint16_t* row = &s.attended[(int64_t)(first + r) * H];
-        s.rows.put(w.output, r, [&](int i, __mmask16 mask) { return load_masked(row + i, mask); });
-      }
-      multiply(s.rows, count, w.output, add);
-      s.rows.shape(w.inner, count);
-      for (int r = 0; r < count; r++) {
-        float* row = block + (int64_t)r * H;
-        layer_norm(row, H, w.attention_norm, w.attention_norm_bias, m.eps);
-        s.rows.put(w.inner, r, numbers(row));
-      }
-      multiply(s.rows, count, w.inner, [&](int row, int column, __m512 v) {
-        store_narrow(&s.inner[(int64_t)row * inner + column], v);
-      });
-      s.rows.shape(w.outer, count);
-      for (int r = 0; r < count; r++) s.rows.put_gelu(w.outer, r, &s.inner[(int64_t)r * inner]);
-      multiply(s.rows, count, w.outer, add);
-      for (int r = 0; r < count; r++)
-        layer_norm(block + (int64_t)r * H, H, w.outer_norm, w.outer_norm_bias, m.eps);
-    }
+}
+
+// What follows attention in a layer, for `count` rows of `x` and of `attended`.
+void feed_forward(const Model& m, const tenfold_encoder_layer& w, int count, const uint16_t* attended, float* x,
+                  Scratch& s) {
+  const int H = m.hidden;
+  const int inner = inner_stride(m);
+  auto add = [&](int row, int column, __m512 v) {
+    float* at = x + (int64_t)row * H + column;
+    _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), v));
+  };
+  s.rows.shape(w.output, count);
+  for (int r = 0; r < count; r++) s.rows.put(w.output, r, numbers_of(attended + (int64_t)r * H));
+  multiply(s.rows, count, w.output, add);
+  s.rows.shape(w.inner, count);
+  for (int r = 0; r < count; r++) {
+    float* row = x + (int64_t)r * H;
+    layer_norm(row, H, w.attention_norm, w.attention_norm_bias, m.eps);
+    s.rows.put(w.inner, r, numbers_of(row));
   }
-  // The mean over the tokens, or the first one, brought to length 1.
-  const int pooled = m.pool_first ? 1 : tokens;
+  multiply(s.rows, count, w.inner, [&](int row, int column, __m512 v) {
+    store_narrow(&s.inner[(int64_t)row * inner + column], v);
+  });
+  s.rows.shape(w.outer, count);
+  for (int r = 0; r < count; r++) s.rows.put_gelu(w.outer, r, &s.inner[(int64_t)r * inner]);
+  multiply(s.rows, count, w.outer, add);
+  for (int r = 0; r < count; r++) layer_norm(x + (int64_t)r * H, H, w.outer_norm, w.outer_norm_bias, m.eps);
+}
+
+// The mean of `count` rows, brought to length 1.
+void pool(const float* x, int count, int width, float* out) {
   __m512 squares = _mm512_setzero_ps();
-  for (int i = 0; i < H; i += 16) {
+  for (int i = 0; i < width; i += 16) {
     __m512 total = _mm512_setzero_ps();
-    for (int t = 0; t < pooled; t++) total = _mm512_add_ps(total, _mm512_loadu_ps(x + (int64_t)t * H + i));
+    for (int t = 0; t < count; t++) total = _mm512_add_ps(total, _mm512_loadu_ps(x + (int64_t)t * width + i));
     _mm512_storeu_ps(out + i, total);
     squares = _mm512_fmadd_ps(total, total, squares);
   }
   const __m512 length = _mm512_set1_ps(std::max(std::sqrt(_mm512_reduce_add_ps(squares)), 1e-12f));
-  for (int i = 0; i < H; i += 16) _mm512_storeu_ps(out + i, _mm512_div_ps(_mm512_loadu_ps(out + i), length));
+  for (int i = 0; i < width; i += 16) _mm512_storeu_ps(out + i, _mm512_div_ps(_mm512_loadu_ps(out + i), length));
+}
+
+void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch& s) {
+  const int H = m.hidden;
+  s.fit(m, tokens);
+  float* x = &s.x[0];
+  embed_tokens(m, ids, tokens, x);
+  const int blocks = up(tokens, BLOCK), each = up(up(tokens, blocks), ROWS_INT8) * ROWS_INT8;
+  for (int i = 0; i < m.count; i++) {
+    const tenfold_encoder_layer& w = m.layers[i];
+    s.rows.shape(w.qkv, tokens);
+    for (int t = 0; t < tokens; t++) s.rows.put(w.qkv, t, numbers_of(x + (int64_t)t * H));
+    multiply(s.rows, tokens, w.qkv, [&](int row, int column, __m512 v) {
+      store_narrow(&s.qkv[(int64_t)row * 3 * H + column], v);
+    });
+    attend(m, tokens, s);
+    for (int first = 0; first < tokens; first += each)
+      feed_forward(m, w, std::min(each, tokens - first), &s.attended[(int64_t)first * H], x + (int64_t)first * H, s);
+  }
+  pool(x, m.pool_first ? 1 : tokens, H, out);
 }
 
 }  // namespace
