@@ -189,10 +189,10 @@ class Bench:
         """Throughput by concurrency, with each run's share of the machine's limit."""
         for quantization in self.a.quantization:
             core = self.engine(quantization)
-            peaks = measure(core.kernels)
-            costs = StepCosts(core, peaks)
-            self.machine(peaks)
             for concurrency in self.a.concurrency:
+                peaks = measure(core.kernels)  # for every row anew: others on the host take of the memory
+                self.machine(peaks)
+                costs = StepCosts(core, peaks)
                 batch = prompts(concurrency, self.a.input_tokens)
                 run_once(core, self.recorder, batch, self.a.output_tokens)
                 runs = [run_once(core, self.recorder, batch, self.a.output_tokens, costs) for _ in range(2)]
