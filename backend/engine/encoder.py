@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,98 +18,21 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from backend.engine.encoder_weights import PRODUCTS, EncoderShape, Weights, read_encoder_shape, read_weights
 from backend.engine.kernels import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
 from backend.engine.quantize import PANEL, DenseLinear, KernelLinear, Linear, linear_factory, working_dtype
 from backend.engine.smooth import TEXT
-from backend.engine.weights import UnsupportedModelError, tensors
 
 BATCH_TOKENS = 1024
 """Tokens after which a forward pass ends; bounds memory and how long a decode step waits (some 40 ms here)."""
 
 SMOOTHED = ("qkv", "inner")
 """Products whose inputs are smoothed before they are quantized: both come from a norm, with outliers in few channels.
-With it the mean cosine to float32 is 0.9993 and without 0.997, all products in 8 bits; for the other two it does harm.
+With it the mean cosine to float32 is 0.9991 and without 0.997, all products in 8 bits; for the other two it does harm.
 """
 ALPHA = 0.7
 CALIBRATION_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class EncoderShape:
-    """The numbers that define a BERT encoder."""
-
-    layers: int
-    hidden: int
-    heads: int
-    intermediate: int
-    positions: int
-    vocab: int
-    eps: float
-    pool_first: bool  # the first token's row is the vector, instead of the mean
-
-
-    def operations(self, lengths: list[int]) -> tuple[float, float]:
-        """Of the products with weights, and of attention, for texts of these lengths."""
-        products = 2.0 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
-        return products * sum(lengths), 4.0 * self.layers * self.hidden * sum(n * n for n in lengths)
-
-
-def read_encoder_shape(folder: Path) -> EncoderShape:
-    """Read `config.json`, and how sentence-transformers pools where it says so.
-
-    Raises:
-        UnsupportedModelError: another architecture, or a variant of it that is not implemented.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
-        kind = f"{config.get('model_type')}, {config.get('hidden_act')}"
-        raise UnsupportedModelError(f"Embedding models of type {kind!r} are not supported (only bert with gelu).")
-    pooling = folder / "1_Pooling" / "config.json"
-    first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
-    return EncoderShape(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        intermediate=config["intermediate_size"],
-        positions=config["max_position_embeddings"],
-        vocab=config["vocab_size"],
-        eps=config["layer_norm_eps"],
-        pool_first=first,
-    )
-
-
-Weights = dict[str, torch.Tensor]
-"""By short names: "words", "places", "norm", "3.qkv", "3.output", "3.inner", "3.outer", "3.attention_norm",
-"3.outer_norm"; biases behind ".bias"."""
-
-
-def read_weights(folder: Path, shape: EncoderShape) -> Weights:
-    """Load the weights, queries, keys and values as one product, the only token type within the places."""
-    raw = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors(folder) if tensor.is_floating_point()}
-    out = {
-        "words": raw["embeddings.word_embeddings.weight"].contiguous(),
-        "places": raw["embeddings.position_embeddings.weight"] + raw["embeddings.token_type_embeddings.weight"][0],
-        "norm": raw["embeddings.LayerNorm.weight"],
-        "norm.bias": raw["embeddings.LayerNorm.bias"],
-    }
-    for i in range(shape.layers):
-        at = f"encoder.layer.{i}"
-        for theirs, ours in (("weight", ""), ("bias", ".bias")):
-            parts = [raw[f"{at}.attention.self.{x}.{theirs}"] for x in ("query", "key", "value")]
-            out[f"{i}.qkv{ours}"] = torch.cat(parts)
-            for name, short in (
-                ("attention.output.dense", "output"),
-                ("attention.output.LayerNorm", "attention_norm"),
-                ("intermediate.dense", "inner"),
-                ("output.dense", "outer"),
-                ("output.LayerNorm", "outer_norm"),
-            ):
-                out[f"{i}.{short}{ours}"] = raw[f"{at}.{name}.{theirs}"].contiguous()
-    return out
-
-
-PRODUCTS = ("qkv", "output", "inner", "outer")
 
 
 class Forward(Protocol):

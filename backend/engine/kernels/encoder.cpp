@@ -116,7 +116,7 @@ void multiply(const Rows& x, int count, const Product& product, Put put) {
     const int next = p + 1 < panels ? p + 1 : 0;
     if (w.bits == 8) {
       const int8_t* packed = (const int8_t*)w.packed;
-      in_tiles<ROWS_INT8>(count, [&](auto tile, int at) {
+      in_tiles(count, [&](auto tile, int at) {
         constexpr int MR = decltype(tile)::value;
         tile_int8<MR>(&x.bytes[(size_t)at * w.k], w.k, packed + p * size, w.k,
                       share(packed + next * size, size, at, MR, count, w.k / 4), [&](int r, int half, __m512i v) {
@@ -131,7 +131,7 @@ void multiply(const Rows& x, int count, const Product& product, Put put) {
       });
     } else {
       const uint16_t* packed = (const uint16_t*)w.packed;
-      in_tiles<ROWS_BF16>(count, [&](auto tile, int at) {
+      in_tiles(count, [&](auto tile, int at) {
         constexpr int MR = decltype(tile)::value;
         tile_bf16<MR>(&x.wide[(size_t)at * w.k], w.k, packed + p * size, w.k,
                       share(packed + next * size, size * 2, at, MR, count, w.k / 2), [&](int r, int half, __m512 v) {
@@ -174,7 +174,7 @@ struct Scratch {
   Room<uint16_t> attended;      // [tokens][hidden]
   Room<uint16_t> inner;         // [BLOCK][inner_stride]
   Room<uint16_t> keys, values;  // of one head, as panels
-  Room<uint16_t> weights;       // [ROWS_BF16][tokens, in whole panels]: the softmax before it is divided by its sum
+  Room<uint16_t> weights;       // [ROWS][tokens, in whole panels]: the softmax before it is divided by its sum
   void fit(const Model& m, int tokens) {
     const size_t padded = up(tokens, PANEL) * PANEL, hidden = m.hidden, head = m.hidden / m.heads;
     x.fit(tokens * hidden);
@@ -183,7 +183,7 @@ struct Scratch {
     inner.fit((size_t)BLOCK * inner_stride(m));
     keys.fit(padded * head);
     values.fit(padded * head);
-    weights.fit(ROWS_BF16 * padded);
+    weights.fit(ROWS * padded);
   }
 };
 
@@ -261,7 +261,7 @@ void attend(const Model& m, int tokens, Scratch& s) {
     const uint16_t* queries = &s.qkv[0] + h * D;
     pack_keys(queries + m.hidden, stride, tokens, D, &s.keys[0]);
     pack_values(queries + 2 * m.hidden, stride, tokens, D, &s.values[0]);
-    in_tiles<ROWS_BF16>(tokens, [&](auto tile, int first) {
+    in_tiles(tokens, [&](auto tile, int first) {
       constexpr int MR = decltype(tile)::value;
       const uint16_t* query = queries + first * stride;
       float offset[MR] = {}, part[MR];
@@ -335,7 +335,7 @@ void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch&
   s.fit(m, tokens);
   float* x = &s.x[0];
   embed_tokens(m, ids, tokens, x);
-  const int blocks = up(tokens, BLOCK), each = up(up(tokens, blocks), ROWS_INT8) * ROWS_INT8;
+  const int blocks = up(tokens, BLOCK), each = up(up(tokens, blocks), ROWS) * ROWS;
   for (int i = 0; i < m.count; i++) {
     const tenfold_encoder_layer& w = m.layers[i];
     s.rows.shape(w.qkv, tokens);

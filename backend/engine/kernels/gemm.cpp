@@ -108,7 +108,7 @@ void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* b
 #pragma omp parallel
   shares.run([&](int first, int count, int p, int next) {
     const int64_t size = (int64_t)PANEL * k;
-    in_tiles<ROWS_BF16>(count, [&](auto tile, int at) {
+    in_tiles(count, [&](auto tile, int at) {
       constexpr int MR = decltype(tile)::value;
       const int64_t row = first + at;
       tile_bf16<MR>(a + row * k, k, packed + p * size, k, share(packed + next * size, size * 2, at, MR, count, k / 2),
@@ -143,7 +143,7 @@ void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, cons
     }
     shares.run([&](int first, int count, int p, int next) {
       const int64_t size = (int64_t)PANEL * k;
-      in_tiles<ROWS_INT8>(count, [&](auto tile, int at) {
+      in_tiles(count, [&](auto tile, int at) {
         constexpr int MR = decltype(tile)::value;
         const int64_t row = first + at;
         tile_int8<MR>(q + row * k, k, packed + p * size, k, share(packed + next * size, size, at, MR, count, k / 4),

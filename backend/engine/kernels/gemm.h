@@ -20,8 +20,7 @@
 namespace tenfold {
 
 constexpr int PANEL = 32;
-// Rows of a tile: 12 x 2 accumulators fill the register file.
-constexpr int ROWS_BF16 = 12, ROWS_INT8 = 12;
+constexpr int ROWS = 12;  // of a tile: 12 x 2 sums fill the register file
 
 // What a pass over a panel asks for meanwhile: its share of the panel that this thread works on next. So weights come
 // from memory while all passes compute, not while the first one waits.
@@ -91,14 +90,14 @@ inline void tile_int8(const uint8_t* a, int64_t lda, const int8_t* panel, int k,
   for (int r = 0; r < MR; r++) { put(r, 0, acc[r][0]); put(r, 1, acc[r][1]); }
 }
 
-// Cuts rows into tiles of the sizes that are compiled, `MOST` at most: `tile(size, first row)`.
-template <int MOST, typename Tile>
+// Cuts rows into tiles of the sizes that are compiled: `tile(size, first row)`.
+template <typename Tile>
 inline void in_tiles(int count, Tile tile) {
   int at = 0;
   auto take = [&](auto size) { tile(size, at); at += decltype(size)::value; };
   while (at < count) {
     const int left = count - at;
-    if (MOST > 8 && left >= MOST && left != 16) take(std::integral_constant<int, MOST>{});
+    if (left >= ROWS && left != 16) take(std::integral_constant<int, ROWS>{});
     else if (left >= 8) take(std::integral_constant<int, 8>{});
     else if (left >= 6) take(std::integral_constant<int, 6>{});
     else if (left >= 4) take(std::integral_constant<int, 4>{});

@@ -1,0 +1,89 @@
+"""Reads a Hugging Face folder into the tensors and the shape that the encoder needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backend.engine.weights import UnsupportedModelError, tensors
+
+PRODUCTS = ("qkv", "output", "inner", "outer")
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The numbers that define a BERT encoder."""
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    positions: int
+    vocab: int
+    eps: float
+    pool_first: bool  # the first token's row is the vector, instead of the mean
+
+
+    def operations(self, lengths: list[int]) -> tuple[float, float]:
+        """Of the products with weights, and of attention, for texts of these lengths."""
+        products = 2.0 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
+        return products * sum(lengths), 4.0 * self.layers * self.hidden * sum(n * n for n in lengths)
+
+
+def read_encoder_shape(folder: Path) -> EncoderShape:
+    """Read `config.json`, and how sentence-transformers pools where it says so.
+
+    Raises:
+        UnsupportedModelError: another architecture, or a variant of it that is not implemented.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
+        kind = f"{config.get('model_type')}, {config.get('hidden_act')}"
+        raise UnsupportedModelError(f"Embedding models of type {kind!r} are not supported (only bert with gelu).")
+    pooling = folder / "1_Pooling" / "config.json"
+    first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
+    return EncoderShape(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+        positions=config["max_position_embeddings"],
+        vocab=config["vocab_size"],
+        eps=config["layer_norm_eps"],
+        pool_first=first,
+    )
+
+
+Weights = dict[str, torch.Tensor]
+"""By short names: "words", "places", "norm", "3.qkv", "3.output", "3.inner", "3.outer", "3.attention_norm",
+"3.outer_norm"; biases behind ".bias"."""
+
+
+def read_weights(folder: Path, shape: EncoderShape) -> Weights:
+    """Load the weights, queries, keys and values as one product, the only token type within the places."""
+    raw = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors(folder) if tensor.is_floating_point()}
+    out = {
+        "words": raw["embeddings.word_embeddings.weight"].contiguous(),
+        "places": raw["embeddings.position_embeddings.weight"] + raw["embeddings.token_type_embeddings.weight"][0],
+        "norm": raw["embeddings.LayerNorm.weight"],
+        "norm.bias": raw["embeddings.LayerNorm.bias"],
+    }
+    for i in range(shape.layers):
+        at = f"encoder.layer.{i}"
+        for theirs, ours in (("weight", ""), ("bias", ".bias")):
+            parts = [raw[f"{at}.attention.self.{x}.{theirs}"] for x in ("query", "key", "value")]
+            out[f"{i}.qkv{ours}"] = torch.cat(parts)
+            for name, short in (
+                ("attention.output.dense", "output"),
+                ("attention.output.LayerNorm", "attention_norm"),
+                ("intermediate.dense", "inner"),
+                ("output.dense", "outer"),
+                ("output.LayerNorm", "outer_norm"),
+            ):
+                out[f"{i}.{short}{ours}"] = raw[f"{at}.{name}.{theirs}"].contiguous()
+    return out
+
+
