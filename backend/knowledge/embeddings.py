@@ -223,7 +223,7 @@ class EmbeddingService:
         return found
 
     def _store(self, keys: list[str], vectors: np.ndarray, tokens: list[int]) -> None:
-        known = self._lookup(keys)
+        known = self._lookup(keys)  # another server on the same database may have been as fast
         rows = [
             {
                 "key": key, "model": self.model, "dimension": len(vector), "tokens": count, "hits": 0,
