@@ -70,7 +70,8 @@ class TorchForward:
         self._shape, self._device, self._linears = shape, device, linears
         others = {name: tensor for name, tensor in weights.items() if name.removesuffix(".bias") not in linears}
         self._w = {name: tensor.to(device, dtype) for name, tensor in others.items()}
-        self.precision = f"torch-{str(dtype).removeprefix('torch.')}-{'first' if shape.pool_first else 'mean'}"
+        by = type(linears[shape.products[0]]).__name__  # whose products: a vector's bits depend on it
+        self.precision = f"torch-{by}-{str(dtype).removeprefix('torch.')}-{shape.pooling}"
 
     @torch.inference_mode()
     def __call__(self, inputs: list[list[int]]) -> np.ndarray:
@@ -126,8 +127,9 @@ def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
         room = min(CALIBRATION_TOKENS - sum(map(len, texts)), shape.positions)
         if room > 2:
             texts.append(tokenizer.encode(paragraph).ids[:room])
-    names = [f"{i}.{product}" for i in range(shape.layers) for product in PRODUCTS]
-    plain: dict[str, Linear] = {n: DenseLinear(weights[n].double(), weights[f"{n}.bias"].double()) for n in names}
+    plain: dict[str, Linear] = {
+        name: DenseLinear(weights[name].double(), weights[f"{name}.bias"].double()) for name in shape.products
+    }
     peaks: Weights = {}
 
     def seen(name: str, x: torch.Tensor) -> None:
@@ -136,7 +138,7 @@ def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
     with torch.inference_mode():
         TorchForward(shape, weights, torch.device("cpu"), plain, torch.float64).rows(texts, seen)
         out = {}
-        for name in names:
+        for name in shape.products:
             if name.split(".")[1] in SMOOTHED:
                 largest = weights[name].double().abs().amax(0)
                 factor = peaks[name].clamp(min=1e-5) ** ALPHA / largest.clamp(min=1e-5) ** (1 - ALPHA)
@@ -188,7 +190,7 @@ class KernelForward:
             int(shape.pool_first), shape.eps,
         )  # fmt: skip
         self.together = torch.get_num_threads()
-        self.precision = f"kernel-{bits}-{'first' if shape.pool_first else 'mean'}-1"
+        self.precision = f"kernel-{bits}-{shape.pooling}-1"
 
     @staticmethod
     def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:
@@ -228,8 +230,7 @@ class Encoder:
             dtype, make = linear_factory(
                 "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels
             )
-            names = [f"{i}.{name}" for i in range(shape.layers) for name in PRODUCTS]
-            linears = {n: make(weights[n], weights[f"{n}.bias"], name=n) for n in names}
+            linears = {name: make(weights[name], weights[f"{name}.bias"], name=name) for name in shape.products}
             self._forward = TorchForward(shape, weights, device, linears, dtype)
         self.precision = self._forward.precision
 

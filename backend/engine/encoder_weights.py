@@ -27,6 +27,16 @@ class EncoderShape:
     pool_first: bool  # the first token's row is the vector, instead of the mean
 
 
+    @property
+    def pooling(self) -> str:
+        """"first" or "mean"."""
+        return "first" if self.pool_first else "mean"
+
+    @property
+    def products(self) -> list[str]:
+        """Names of all products: "0.qkv", "0.output" and so on."""
+        return [f"{i}.{name}" for i in range(self.layers) for name in PRODUCTS]
+
     def operations(self, lengths: list[int]) -> tuple[float, float]:
         """Of the products with weights, and of attention, for texts of these lengths."""
         products = 2.0 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)

@@ -123,7 +123,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
   alignas(64) float p[GROUP][MR][PAGE] = {};
   alignas(64) uint32_t narrow_p[GROUP][MR][PAGE / 2];  // pairs of bf16
   const i16v lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  constexpr int NB = MR <= 3 ? 2 : (MR <= 6 ? 2 : 1);
+  constexpr int NB = MR <= 6 ? 2 : 1;
   auto score = [&](auto width, int page) {
     constexpr int NB = decltype(width)::value;
     f16v acc[NB][MR];

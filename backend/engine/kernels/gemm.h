@@ -46,20 +46,24 @@ inline __m512i add_dot(__m512i sum, __m512i x, __m512i w) {
   return sum;
 }
 
-// MR rows of bf16 at `a`, `lda` apart, by one panel. `put(row, half of the panel, 16 sums)` takes the results.
-template <int MR, typename Put>
-inline void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, Ahead ahead, Put put) {
-  __m512 acc[MR][2];
+// Bytes of a row that one dot instruction takes, and of a panel.
+constexpr int STEP = 4, PANEL_STEP = STEP * PANEL;
+
+// MR rows at `a`, `stride` bytes apart, by one panel, in steps of one dot instruction. `put(row, half of the panel,
+// 16 sums)` takes the results.
+template <int MR, typename Sum, typename Lanes, typename Put>
+inline void tile(const void* a, int64_t stride, const void* panel, int steps, Ahead ahead, Put put) {
+  const char *row = (const char*)a, *w = (const char*)panel;
+  Sum acc[MR][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-  for (int i = 0; i < k; i += 2) {
+  for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = Sum{};
+  for (int i = 0; i < steps; i++, row += STEP, w += PANEL_STEP) {
     prefetch(ahead);
-    const __m512bh w0 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL);
-    const __m512bh w1 = (__m512bh)_mm512_loadu_si512(panel + (int64_t)i * PANEL + 32);
+    const Lanes w0 = (Lanes)_mm512_loadu_si512(w), w1 = (Lanes)_mm512_loadu_si512(w + 64);
 #pragma GCC unroll 16
     for (int r = 0; r < MR; r++) {
-      int32_t pair; std::memcpy(&pair, a + r * lda + i, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      int32_t few; std::memcpy(&few, row + r * stride, STEP);
+      const Lanes x = (Lanes)_mm512_set1_epi32(few);
       acc[r][0] = add_dot(acc[r][0], x, w0);
       acc[r][1] = add_dot(acc[r][1], x, w1);
     }
@@ -68,26 +72,16 @@ inline void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int
   for (int r = 0; r < MR; r++) { put(r, 0, acc[r][0]); put(r, 1, acc[r][1]); }
 }
 
-// The same of 8 bits: rows unsigned, sums exact in 32 bits. k divisible by 4.
+// bf16: sums in float32. k is even.
+template <int MR, typename Put>
+inline void tile_bf16(const uint16_t* a, int64_t lda, const uint16_t* panel, int k, Ahead ahead, Put put) {
+  tile<MR, __m512, __m512bh>(a, 2 * lda, panel, k / 2, ahead, put);
+}
+
+// 8 bits: rows unsigned, sums exact in 32 bits. k is divisible by 4.
 template <int MR, typename Put>
 inline void tile_int8(const uint8_t* a, int64_t lda, const int8_t* panel, int k, Ahead ahead, Put put) {
-  __m512i acc[MR][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < MR; r++) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
-  for (int i = 0; i < k; i += 4) {
-    prefetch(ahead);
-    const __m512i w0 = _mm512_loadu_si512(panel + (int64_t)i * PANEL);
-    const __m512i w1 = _mm512_loadu_si512(panel + (int64_t)i * PANEL + 64);
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; r++) {
-      int32_t four; std::memcpy(&four, a + r * lda + i, 4);
-      const __m512i x = _mm512_set1_epi32(four);
-      acc[r][0] = add_dot(acc[r][0], x, w0);
-      acc[r][1] = add_dot(acc[r][1], x, w1);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < MR; r++) { put(r, 0, acc[r][0]); put(r, 1, acc[r][1]); }
+  tile<MR, __m512i, __m512i>(a, lda, panel, k / 4, ahead, put);
 }
 
 // Cuts rows into tiles of the sizes that are compiled: `tile(size, first row)`.
