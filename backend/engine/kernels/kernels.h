@@ -12,7 +12,7 @@ void tenfold_silu_mul(int is_bf16, const void* gate_up, void* out, int tokens, i
 void tenfold_norm_heads(int is_bf16, void* qkv, const float* query_norm, const float* key_norm, int tokens, int heads,
                         int kv_heads, int head_size, float eps);
 
-// ---- paged attention (attention.cpp)
+// ---- paged attention (attention.cpp) and its pages (write.cpp)
 struct tenfold_batch {
   const int64_t* positions;      // [tokens]
   const int64_t* slots;          // [tokens], block * 16 + offset

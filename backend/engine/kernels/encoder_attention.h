@@ -1,0 +1,134 @@
+// Attention of the encoder: one text, every token looks at every other.
+#pragma once
+#include "encoder_rows.h"
+
+#ifdef TENFOLD_GEMM
+#include <algorithm>
+
+namespace tenfold {
+namespace {
+
+constexpr int BLOCK = 120;  // rows, at most, that go through the feed-forward layer together: what they need stays cached
+
+typedef tenfold_encoder Model;
+
+// A row of what lies between the feed-forward products: were its length a power of two, rows would crowd a few sets of
+// the cache.
+inline int inner_stride(const Model& m) { return m.intermediate + 32; }
+
+// What a thread needs for a text; kept between texts.
+struct Scratch {
+  Rows rows;
+  Room<float> x;                // [tokens][hidden]: what the layers pass on
+  Room<uint16_t> qkv;           // [tokens][3 hidden]
+  Room<uint16_t> attended;      // [tokens][hidden]
+  Room<uint16_t> inner;         // [BLOCK][inner_stride]
+  Room<uint16_t> keys, values;  // of one head, as panels
+  Room<uint16_t> weights;       // [ROWS][tokens, in whole panels]: the softmax before it is divided by its sum
+  void fit(const Model& m, int tokens) {
+    const size_t padded = up(tokens, PANEL) * PANEL, hidden = m.hidden, head = m.hidden / m.heads;
+    x.fit(tokens * hidden);
+    qkv.fit(tokens * 3 * hidden);
+    attended.fit(tokens * hidden);
+    inner.fit((size_t)BLOCK * inner_stride(m));
+    keys.fit(padded * head);
+    values.fit(padded * head);
+    weights.fit(ROWS * padded);
+  }
+};
+
+// Keys of one head as panels of 32 tokens, to be multiplied by queries: [panel][head_size / 2][32][2].
+void pack_keys(const uint16_t* from, int64_t stride, int tokens, int D, uint16_t* to) {
+  for (int t = 0; t < up(tokens, PANEL) * PANEL; t++) {
+    uint32_t* at = (uint32_t*)(to + (int64_t)(t / PANEL) * D * PANEL) + t % PANEL;
+    for (int d = 0; d < D; d += 2) {
+      uint32_t pair = 0;
+      if (t < tokens) std::memcpy(&pair, from + t * stride + d, 4);
+      at[d / 2 * PANEL] = pair;
+    }
+  }
+}
+
+// Values of one head as panels of 32 dimensions, to be multiplied by weights: [panel][tokens / 2][32][2].
+void pack_values(const uint16_t* from, int64_t stride, int tokens, int D, uint16_t* to) {
+  const int even = up(tokens, 2) * 2;
+  for (int p = 0; p < D / PANEL; p++)
+    for (int t = 0; t < even; t += 2) {
+      uint16_t* at = to + ((int64_t)p * even + t) * PANEL;
+      const uint16_t* first = from + t * stride + p * PANEL;
+      for (int d = 0; d < PANEL; d++) {
+        at[2 * d] = first[d];
+        at[2 * d + 1] = t + 1 < tokens ? first[stride + d] : 0;
+      }
+    }
+}
+
+// Weights of MR queries for all tokens, 2^(score - offset) in bf16, zero behind the end; `part` becomes 1 / their sum.
+// Returns whether all sums are far from what float32 cannot hold.
+template <int MR>
+bool weigh(const uint16_t* query, int64_t stride, int tokens, int D, const float* offset, const Scratch& s,
+           uint16_t* weights, float* part) {
+  const int panels = up(tokens, PANEL), padded = panels * PANEL;
+  const __m512 scale = _mm512_set1_ps(1.44269504f / std::sqrt((float)D));
+  __m512 total[MR];
+  for (int r = 0; r < MR; r++) total[r] = _mm512_setzero_ps();
+  for (int p = 0; p < panels; p++)
+    tile_bf16<MR>(query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD, [&](int r, int half, __m512 v) {
+      const int column = p * PANEL + half * 16;
+      __m512 e = power_of_two(_mm512_fmsub_ps(v, scale, _mm512_set1_ps(offset[r])));
+      if (column + 16 > tokens) e = _mm512_maskz_mov_ps(lanes(std::max(tokens - column, 0)), e);
+      total[r] = _mm512_add_ps(total[r], e);
+      store_narrow(weights + r * padded + column, e);
+    });
+  bool fine = true;
+  for (int r = 0; r < MR; r++) {
+    const float sum = _mm512_reduce_add_ps(total[r]);
+    fine = fine && sum > 1e-30f && sum < 1e30f;
+    part[r] = 1.0f / sum;
+  }
+  return fine;
+}
+
+// The largest score of each of MR queries.
+template <int MR>
+void find_largest(const uint16_t* query, int64_t stride, int tokens, int D, const Scratch& s, float* largest) {
+  const float scale = 1.44269504f / std::sqrt((float)D);
+  __m512 top[MR];
+  for (int r = 0; r < MR; r++) top[r] = _mm512_set1_ps(-INFINITY);
+  for (int p = 0; p < up(tokens, PANEL); p++)
+    tile_bf16<MR>(query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD, [&](int r, int half, __m512 v) {
+      const int column = p * PANEL + half * 16;
+      top[r] = _mm512_mask_max_ps(top[r], lanes(std::max(tokens - column, 0)), top[r], v);
+    });
+  for (int r = 0; r < MR; r++) largest[r] = _mm512_reduce_max_ps(top[r]) * scale;
+}
+
+// Nearly all scores are small enough to be taken as they are; only where they are not, the largest is found first.
+void attend(const Model& m, int tokens, Scratch& s) {
+  const int D = m.hidden / m.heads, even = up(tokens, 2) * 2, padded = up(tokens, PANEL) * PANEL;
+  const int64_t stride = 3 * (int64_t)m.hidden;
+  for (int h = 0; h < m.heads; h++) {
+    const uint16_t* queries = &s.qkv[0] + h * D;
+    pack_keys(queries + m.hidden, stride, tokens, D, &s.keys[0]);
+    pack_values(queries + 2 * m.hidden, stride, tokens, D, &s.values[0]);
+    in_tiles(tokens, [&](auto tile, int first) {
+      constexpr int MR = decltype(tile)::value;
+      const uint16_t* query = queries + first * stride;
+      float offset[MR] = {}, part[MR];
+      if (!weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part)) {
+        find_largest<MR>(query, stride, tokens, D, s, offset);
+        weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part);
+      }
+      for (int p = 0; p < D / PANEL; p++)
+        tile_bf16<MR>(&s.weights[0], padded, &s.values[(size_t)p * even * PANEL], even, NOTHING_AHEAD,
+                      [&](int r, int half, __m512 v) {
+          store_narrow(&s.attended[(int64_t)(first + r) * m.hidden + h * D + p * PANEL + half * 16],
+                       _mm512_mul_ps(v, _mm512_set1_ps(part[r])));
+        });
+    });
+  }
+}
+
+}  // namespace
+}  // namespace tenfold
+#endif
