@@ -9,7 +9,7 @@ import torch
 
 from backend.engine.kernels import load_cpu_kernels
 from backend.engine.memory import Arena
-from backend.engine.quantize import KernelLinear
+from backend.engine.quantize import KernelLinear, RowScaledInt8Linear
 
 TOLERANCE = {16: 0.004, 8: 0.02}
 """Relative error (Frobenius norm) of a product, by bits."""
@@ -28,3 +28,11 @@ def test_products_equal_float32(cache_dir: Path, bits: int, out: int, inner: int
         x = torch.randn(rows, inner).bfloat16()
         wanted = x.float() @ weight.T + bias
         assert float((layer(x) - wanted).norm() / wanted.norm()) < TOLERANCE[bits]
+
+
+@pytest.mark.skipif("x86" not in torch.backends.quantized.supported_engines, reason="torch has no x86 engine here")
+def test_a_row_in_8_bits_is_the_same_alone_and_in_a_batch_without_our_kernels() -> None:
+    torch.manual_seed(0)
+    layer = RowScaledInt8Linear(torch.randn(96, 64), torch.randn(96))
+    batch = torch.randn(9, 64) + torch.linspace(-2, 2, 9).unsqueeze(1)  # the rows' ranges differ
+    assert torch.equal(torch.cat([layer(row.unsqueeze(0)) for row in batch]), layer(batch))
