@@ -9,7 +9,7 @@ import torch
 
 from backend.engine.kernels import load_cpu_kernels
 from backend.engine.memory import Arena
-from backend.engine.quantize import KernelLinear, RowScaledInt8Linear
+from backend.engine.quantize import KernelLinear, PackedLinear, RowScaledInt8Linear
 
 TOLERANCE = {16: 0.004, 8: 0.02}
 """Relative error (Frobenius norm) of a product, by bits."""
@@ -28,6 +28,15 @@ def test_products_equal_float32(cache_dir: Path, bits: int, out: int, inner: int
         x = torch.randn(rows, inner).bfloat16()
         wanted = x.float() @ weight.T + bias
         assert float((layer(x) - wanted).norm() / wanted.norm()) < TOLERANCE[bits]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_a_row_in_float32_beside_8_bits_is_the_same_alone_and_in_a_batch() -> None:
+    torch.manual_seed(0)
+    layer = PackedLinear(torch.randn(960, 576), torch.randn(960), torch.float32)
+    batch = torch.randn(33, 576)
+    whole = layer(batch)
+    assert all(torch.equal(layer(batch[:rows]), whole[:rows]) for rows in (1, 2, 3, 4, 8, 16))
 
 
 @pytest.mark.skipif("x86" not in torch.backends.quantized.supported_engines, reason="torch has no x86 engine here")
