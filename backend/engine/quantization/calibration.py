@@ -31,7 +31,8 @@ class Walk:
         self._batch = whole_sequence(token_ids, blocks, last)
         self._attention = decoder.make_attention()
         self._attention.allocate(blocks)
-        self._residual, self._delta = decoder.embed(self._batch), None
+        self._residual = decoder.embed(self._batch)
+        self._delta: torch.Tensor | None = None
 
     @torch.inference_mode()
     def step(self, i: int, layer: Layer) -> None:
