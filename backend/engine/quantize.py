@@ -146,8 +146,9 @@ class KernelLinear:
 class RowScaledInt8Linear:
     """CPU int8: per-channel weights in the x86 kernel, per-token activations.
 
-    The kernel quantizes activations with one scale per tensor, which ruins a decoder. Each row is brought to absmax 1
-    before and scaled back after, so that the one scale is exact for every row.
+    The kernel quantizes activations with one scale and zero point per tensor, which ruins a decoder. Each row is
+    brought to absmax 1 before and scaled back after, and a row that spans [-1, 1] is put below them: without it the
+    range, and with it every row's result, would depend on which rows come together.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -163,7 +164,10 @@ class RowScaledInt8Linear:
         """Apply the layer."""
         rows = x.float()
         scale = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
-        out: torch.Tensor = torch.ops.quantized.linear_dynamic(rows / scale, self._packed, True) * scale
+        spanned = torch.zeros(rows.shape[0] + 1, rows.shape[1])
+        torch.div(rows, scale, out=spanned[:-1])
+        spanned[-1, 0], spanned[-1, 1] = 1, -1
+        out: torch.Tensor = torch.ops.quantized.linear_dynamic(spanned, self._packed, True)[:-1] * scale
         if self._bias is not None:
             out += self._bias
         return out.to(x.dtype)
