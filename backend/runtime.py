@@ -80,6 +80,7 @@ class Runtime:
                 token_budget=settings.token_budget,
                 threads=settings.threads,
                 use_kernels=settings.use_kernels,
+                hub_kernels=settings.hub_kernels,
                 switches=self._stored_switches(),
             ),
             on_stats=self.series.add,

@@ -7,11 +7,16 @@ from pathlib import Path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend.models.checkpoint import PACKAGED_CHAT_MODEL, PACKAGED_EMBEDDING_MODEL
+from backend import packaged
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data" / "samples"
 """The sample documents that are shipped."""
+
+
+def _short_name(model: str) -> str:
+    """Of a folder, file or hub id: its last part, in which a dot is part of a version ("qwen2.5-1.5b")."""
+    return Path(model).name.removesuffix(".gguf").lower()
 
 
 class Settings(BaseSettings):
@@ -23,9 +28,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, validation_alias="DATABASE_URL", description="SQLAlchemy URL; by default SQLite inside data_dir."
     )
-    model: str = Field(PACKAGED_CHAT_MODEL, description="Folder, hub id, GGUF file or the packaged model's name.")
+    model: str = Field(packaged.CHAT_MODEL, description="Folder, hub id, GGUF file or the packaged model's name.")
     model_name: str | None = Field(None, description="The name the API serves the model under.")
-    embedding_model: str = Field(PACKAGED_EMBEDDING_MODEL, description="The same for the embedding model.")
+    embedding_model: str = Field(packaged.EMBEDDING_MODEL, description="The same for the embedding model.")
     quantize_embeddings: bool = Field(
         True, description="Hold the embedding model in 8 bits where that is faster; a change re-indexes."
     )
@@ -36,6 +41,7 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(None, ge=32)
     token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
+    hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted.")
     parse_timeout_s: float = Field(120.0, gt=0)
     chunk_tokens: int = Field(128, ge=16, le=500)
@@ -71,9 +77,9 @@ class Settings(BaseSettings):
     @property
     def served_model(self) -> str:
         """The name under which the API serves the language model."""
-        return self.model_name or Path(self.model).stem.lower()
+        return self.model_name or _short_name(self.model)
 
     @property
     def served_embedding_model(self) -> str:
         """The name under which the API serves the embedding model."""
-        return Path(self.embedding_model).stem.lower()
+        return _short_name(self.embedding_model)

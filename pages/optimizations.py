@@ -75,6 +75,7 @@ def main() -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for about in describe():
         groups.setdefault(about["group"], []).append(about)
+    ineffective: dict[str, str] = runtime.engine.info.get("ineffective", {})
     for group, members in groups.items():
         st.markdown(f"##### {group}")
         for about in members:
@@ -85,6 +86,8 @@ def main() -> None:
                 acts = "" if about["acts"] == "at once" else f" :gray-badge[acts {about['acts']}]"
                 text.markdown(f"**{about['label']}**{acts}")
                 text.caption(about["help"])
+                if name in ineffective:
+                    text.caption(f"**{ineffective[name]}**")
                 common: dict[str, Any] = {
                     "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key)
                 }

@@ -42,9 +42,10 @@ def cache_dir() -> Path:
 @pytest.fixture(scope="session")
 def chat_folder(cache_dir: Path) -> Path:
     """The packaged SmolLM2 as a Hugging Face folder."""
-    from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
+    from backend import packaged
+    from backend.models.checkpoint import resolve
 
-    return resolve(PACKAGED_CHAT_MODEL, cache_dir)
+    return resolve(packaged.CHAT_MODEL, cache_dir)
 
 
 class Server:

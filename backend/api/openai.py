@@ -49,7 +49,7 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
 
 
 def _check_model(name: str, *served: str) -> None:
-    if name not in served:
+    if name.casefold() not in {each.casefold() for each in served}:
         raise NotFoundError(
             f"The model {name!r} is not served here. Served: {', '.join(served)}.",
             param="model",

@@ -7,8 +7,11 @@ block, whatever the device.
 from __future__ import annotations
 
 import ctypes
+import inspect
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,8 @@ import torch.nn.functional as F
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.kernels import NativeBatch
 from backend.engine.memory import zeros
+
+log = logging.getLogger(__name__)
 
 DENSE_LAYERS = 1
 """First layers that top-K sparse attention leaves alone: what they look at is spread out (Quest, Tang et al. 2024)."""
@@ -93,6 +98,7 @@ class PagedAttention(Protocol):
 
     name: str
     scattered: bool  # whether a step's tokens of one sequence may leave positions out
+    capturable: bool  # whether a CUDA graph can record it
     block_bytes: int
     reading: Reading
 
@@ -173,6 +179,7 @@ class GatherAttention:
 
     name = "gather + SDPA"
     scattered = True
+    capturable = False  # lengths are read on the host, and a graph would gather the longest context each time
 
     def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
@@ -272,32 +279,35 @@ class GatherAttention:
         )
 
 
+VarlenKernel = Callable[..., Any]
+"""`torch.nn.attention.varlen.varlen_attn`, or what stands for it in a test."""
+
+
 class VarlenAttention(GatherAttention):
-    """CUDA: FlashAttention reads the pages through block tables (`torch.nn.attention.varlen`, torch ≥ 2.12)."""
+    """CUDA: FlashAttention reads the pages through block tables (`torch.nn.attention.varlen`, torch ≥ 2.12).
+
+    Args:
+        shape: of the model.
+        dtype: of activations, bfloat16.
+        device: where it runs.
+        kernel: `varlen_attn`.
+    """
 
     name = "FlashAttention over block tables"
     scattered = False  # its causal mask knows no gaps
+    capturable = True
 
-    @staticmethod
-    def supported() -> bool:
-        """Whether this torch has block tables in `varlen_attn`."""
-        import inspect
-
-        try:
-            from torch.nn.attention.varlen import varlen_attn
-        except ImportError:
-            return False
-        return torch.cuda.is_available() and "block_table" in inspect.signature(varlen_attn).parameters
+    def __init__(self, shape: AttentionShape, dtype: torch.dtype, device: torch.device, kernel: VarlenKernel) -> None:
+        super().__init__(shape, dtype, device)
+        self._kernel = kernel
 
     def forward(
         self, layer: int, qkv: torch.Tensor, batch: Batch, cosine: torch.Tensor, sine: torch.Tensor, *, rotate: bool
     ) -> torch.Tensor:
         """See `PagedAttention.forward`."""
-        from torch.nn.attention.varlen import varlen_attn
-
         query, key, value = split_and_rotate(self.shape, qkv, batch, cosine, sine, rotate=rotate)
         self.write(layer, key, value, batch)
-        out: torch.Tensor = varlen_attn(  # type: ignore[assignment]
+        out: torch.Tensor = self._kernel(
             query.contiguous(),
             self.keys[layer],
             self.values[layer],
@@ -309,8 +319,103 @@ class VarlenAttention(GatherAttention):
             enable_gqa=True,
             seqused_k=batch.context_lens,
             block_table=batch.tables,
+            # FlashAttention 2 with pages writes every sequence's result over the first one's when it splits keys by
+            # itself (pytorch#194167); unsplit, a result does not depend on the batch either.
+            num_splits=1,
         )
         return out.flatten(1)
+
+
+TRIALS = ((40, 0), (17, 83), (1, 32)), ((1, 0), (1, 699), (1, 2000))
+"""Two steps that are tried before an attention is trusted: new tokens and tokens before them, of each sequence."""
+TRIAL_TOLERANCE = 0.05
+"""Largest absolute difference of attention over random values of about 1, computed in bf16."""
+
+
+def choose_gpu_attention(
+    shape: AttentionShape, dtype: torch.dtype, device: torch.device, kernel: VarlenKernel | None = None
+) -> tuple[PagedAttention, str | None]:
+    """The fastest attention that gives right results on this device, found by trying, and why no faster one serves.
+
+    Args:
+        shape: of the model.
+        dtype: of activations.
+        device: where it runs.
+        kernel: tried instead of this torch's own.
+    """
+    try:
+        problem = _varlen_problem(shape, dtype, device, kernel or _stock_kernel())
+    except Exception as error:  # whatever a library or a driver says to it, there is another way
+        log.warning("FlashAttention over block tables cannot be used", exc_info=True)
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if problem is None:
+        return VarlenAttention(shape, dtype, device, kernel or _stock_kernel()), None
+    return GatherAttention(shape, dtype, device), f"FlashAttention over block tables cannot be used here ({problem})"
+
+
+def _stock_kernel() -> VarlenKernel:
+    from torch.nn.attention.varlen import varlen_attn
+
+    if not {"block_table", "num_splits"} <= inspect.signature(varlen_attn).parameters.keys():
+        raise NotImplementedError("this torch's varlen_attn knows no block tables")
+    return varlen_attn
+
+
+@torch.inference_mode()
+def _varlen_problem(
+    shape: AttentionShape, dtype: torch.dtype, device: torch.device, kernel: VarlenKernel
+) -> str | None:
+    """Hold `VarlenAttention` against the plain way, on made-up data in the shapes that it will meet."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"it does not compute in {str(dtype).removeprefix('torch.')}"
+    one = AttentionShape(1, shape.heads, shape.kv_heads, shape.head_size)
+    plain, tried = GatherAttention(one, dtype, device), VarlenAttention(one, dtype, device, kernel)
+    random = torch.Generator().manual_seed(0)
+    for step in TRIALS:
+        contexts = [new + past for new, past in step]
+        batch, blocks = _trial_batch(step, device, random)
+        for attention in (plain, tried):
+            attention.allocate(blocks)
+        plain.pages.copy_(torch.randn(plain.pages.shape, generator=random).to(dtype))
+        tried.pages.copy_(plain.pages)
+        width = (shape.heads + 2 * shape.kv_heads) * shape.head_size
+        qkv = torch.randn(len(batch.positions), width, generator=random).to(device, dtype)
+        angles = torch.rand(max(contexts), shape.head_size // 2, generator=random).to(device)
+        wanted, got = (
+            attention.forward(0, qkv.clone(), batch, angles.cos(), angles.sin(), rotate=True).float()
+            for attention in (plain, tried)
+        )
+        worst = float((wanted - got).abs().max())
+        if not worst <= TRIAL_TOLERANCE:  # so that no number is a difference too
+            return f"its results differ by {worst:.3g} from plain attention's"
+    return None
+
+
+def _trial_batch(
+    step: tuple[tuple[int, int], ...], device: torch.device, random: torch.Generator
+) -> tuple[Batch, int]:
+    """A batch whose sequences own shuffled blocks, and how many blocks there are."""
+    contexts = torch.tensor([new + past for new, past in step])
+    needed = [-(-int(context) // BLOCK_SIZE) for context in contexts]
+    order = torch.randperm(sum(needed), generator=random)
+    tables = torch.zeros(len(step), max(needed), dtype=torch.int64)
+    for i, mine in enumerate(order.split(needed)):
+        tables[i, : len(mine)] = mine
+    positions = [torch.arange(past, past + new) for new, past in step]
+    slots = [tables[i, at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE for i, at in enumerate(positions)]
+    new = torch.tensor([0, *(new for new, _ in step)])
+    batch = Batch(
+        token_ids=torch.zeros(int(new.sum()), dtype=torch.int64, device=device),
+        positions=torch.cat(positions).to(device),
+        slots=torch.cat(slots).to(device),
+        query_starts=new.cumsum(0).int().to(device),
+        context_lens=contexts.int().to(device),
+        tables=tables.int().to(device),
+        max_query=int(new.max()),
+        max_context=int(contexts.max()),
+        last=torch.arange(0, device=device),
+    )
+    return batch, sum(needed)
 
 
 class KernelAttention:
@@ -324,6 +429,7 @@ class KernelAttention:
     """
 
     scattered = True
+    capturable = False
 
     name = "C++ paged kernel"
 

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 import torch
 
+from backend import packaged
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
 from backend.engine.encoder import Encoder
@@ -34,7 +35,7 @@ from backend.engine.machine import Peaks, StepCosts, measure
 from backend.engine.messages import BATCH, Failed, Finished, Generate, SamplingParams, StepOutput
 from backend.engine.quantize import working_dtype
 from backend.engine.switches import Switches
-from backend.models.checkpoint import PACKAGED_CHAT_MODEL, PACKAGED_EMBEDDING_MODEL, resolve
+from backend.models.checkpoint import resolve
 
 FIRST_ID, LAST_ID = 100, 40_000
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
@@ -491,7 +492,7 @@ class Bench:
 
     def embedding(self) -> None:
         """Chunks of 200 tokens a second: by torch in the working dtype, by the kernels in 16 and 8 bits."""
-        folder, cpu, lengths = resolve(PACKAGED_EMBEDDING_MODEL, self.a.cache_dir), torch.device("cpu"), [200] * 64
+        folder, cpu, lengths = resolve(packaged.EMBEDDING_MODEL, self.a.cache_dir), torch.device("cpu"), [200] * 64
         torch.set_num_threads(EngineConfig("", Path(), threads=self.a.threads).thread_count())
         kernels = load_cpu_kernels(self.a.cache_dir)
         peaks = measure(kernels)
@@ -575,7 +576,7 @@ def main() -> None:
     parser.add_argument("--input-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--quantization", nargs="+", default=["auto"], help="auto, fp32, bf16, int8, mixed, …")
-    parser.add_argument("--model", default=PACKAGED_CHAT_MODEL)
+    parser.add_argument("--model", default=packaged.CHAT_MODEL)
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--token-budget", type=int, default=EngineConfig.token_budget)
     parser.add_argument("--kv-cache-mb", type=int, default=1024)

@@ -30,6 +30,7 @@ class EngineConfig:
         prefix_disk_bytes: most that they take there.
         chunk_cache_bytes: most that states of recurring texts take in memory.
         use_kernels: False forces the portable torch path, which is what the kernels are checked against.
+        hub_kernels: bitsandbytes may fetch kernels from a hub while it runs; otherwise it never asks anybody.
     """
 
     model: str
@@ -45,6 +46,7 @@ class EngineConfig:
     prefix_disk_bytes: int = 2 << 30
     chunk_cache_bytes: int = 256 << 20
     use_kernels: bool = True
+    hub_kernels: bool = False
     switches: Switches = field(default_factory=Switches)
 
     def thread_count(self) -> int:

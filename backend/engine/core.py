@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-from backend.engine.attention import Batch, PagedAttention, Reading
+from backend.engine.attention import Batch, KernelAttention, PagedAttention, Reading
 from backend.engine.chunk_cache import ChunkCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda_graphs import DecodeGraphs
@@ -48,12 +48,12 @@ from backend.engine.messages import (
     SwitchesApplied,
 )
 from backend.engine.prefix_store import PrefixStore
-from backend.engine.quantize import resolve_variant
+from backend.engine.quantize import resolve_variant, working_dtype
 from backend.engine.sampler import sample
 from backend.engine.scheduler import Scheduled, Scheduler
 from backend.engine.sequence import Sequence, Status
-from backend.engine.switches import Switches
-from backend.models.checkpoint import fingerprint, resolve
+from backend.engine.switches import Switches, ineffective
+from backend.models.checkpoint import fingerprint, load_tokenizer, resolve
 
 log = logging.getLogger("tenfold.engine")
 
@@ -121,7 +121,7 @@ class EngineCore:
                 self.notices.append(f"Attention runs on the slower portable path: {error}.")
                 log.warning("%s", self.notices[-1])
         self.folder = resolve(config.model, config.cache_dir)
-        self.fingerprint = fingerprint(self.folder)
+        self.fingerprint = fingerprint(self.folder, config.cache_dir)
         self.switches = config.switches
         self._swap_lock = threading.Lock()
         self._loaded: tuple[Decoder | None, str, str | None] | None = None  # (decoder, variant, error)
@@ -156,8 +156,9 @@ class EngineCore:
 
     def _load(self, variant: str) -> Decoder:
         return Decoder(
-            self.folder, variant, self.device, self.kernels, self.config.max_model_len, self.config.cache_dir
-        )
+            self.folder, variant, self.device, self.kernels, self.config.max_model_len, self.config.cache_dir,
+            hub_kernels=self.config.hub_kernels,
+        )  # fmt: skip
 
     def _install(self, decoder: Decoder) -> None:
         """Make `decoder` the serving model, with empty pages of its dtype."""
@@ -168,10 +169,10 @@ class EngineCore:
         blocks = min(blocks, 1 << 20)
         if blocks < 2:
             raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")
-        cuda = self.device.type == "cuda"
-        self.attention.allocate(blocks + 1 if cuda else blocks)
+        graphs = self.device.type == "cuda" and self.attention.capturable
+        self.attention.allocate(blocks + 1 if graphs else blocks)
         self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
-        self._graphs = DecodeGraphs(decoder, self.attention, blocks, self.max_model_len) if cuda else None
+        self._graphs = DecodeGraphs(decoder, self.attention, blocks, self.max_model_len) if graphs else None
         identity = f"{self.fingerprint}:{decoder.variant}:{self.attention.name}:{self.attention.block_bytes}"
         if self.store is not None:
             self.store.close()
@@ -229,7 +230,14 @@ class EngineCore:
             "device": torch.cuda.get_device_name() if cuda else f"cpu ({torch.get_num_threads()} threads)",
             "device_type": self.device.type,
             "attention": self.attention.name,
-            "notices": list(self.notices),
+            "notices": [*self.notices, *self.decoder.notices],
+            "ineffective": ineffective(
+                self.device.type,
+                kernels=isinstance(self.attention, KernelAttention),
+                scattered=self.attention.scattered,
+                graphs=self._graphs is not None,
+                bf16=working_dtype(self.device) is torch.bfloat16,
+            ),
             "kv_blocks": self.cache.total,
             "block_size": BLOCK_SIZE,
             "load_seconds": self.load_seconds,
@@ -244,7 +252,7 @@ class EngineCore:
         """Of weights and of how they are computed with: whatever a vector's bits depend on."""
         if self.encoder is None or self.embedding_folder is None:
             return None
-        both = f"{fingerprint(self.embedding_folder)}:{self.encoder.precision}"
+        both = f"{fingerprint(self.embedding_folder, self.config.cache_dir)}:{self.encoder.precision}"
         return hashlib.sha256(both.encode()).hexdigest()[:32]
 
     def set_switches(self, switches: Switches) -> None:
@@ -620,6 +628,9 @@ def serve(connection: Connection, config: EngineConfig) -> None:
     """Run an engine behind a pipe until it is told to stop or the other end is gone."""
     try:
         core = EngineCore(config, connection.send)
+        for folder in (core.folder, core.embedding_folder):
+            if folder is not None:
+                load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
     except Exception as error:
         log.exception("the engine could not start")
         connection.send(LoadFailed(f"{type(error).__name__}: {error}" if not str(error) else str(error)))

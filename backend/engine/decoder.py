@@ -17,13 +17,10 @@ from backend.engine.attention import (
     GatherAttention,
     KernelAttention,
     PagedAttention,
-    VarlenAttention,
-    whole_sequence,
+    choose_gpu_attention,
 )
-from backend.engine.config import BLOCK_SIZE
 from backend.engine.forward import Layer, WholeForward
 from backend.engine.packed import (
-    LINEARS,
     layers_file,
     load_layers,
     load_sensitivity,
@@ -31,6 +28,8 @@ from backend.engine.packed import (
     save_sensitivity,
     sensitive_file,
 )
+from backend.engine.quantization.calibration import Walk
+from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantize import (
     LOW_BITS,
     DenseLinear,
@@ -40,8 +39,8 @@ from backend.engine.quantize import (
     linear_factory,
     resolve_variant,
 )
-from backend.engine.smooth import Peaks, calibration_ids, smooth
-from backend.engine.weights import ModelShape, UnsupportedModelError, read_shape, rotary_tables, tensors
+from backend.engine.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
+from backend.engine.weights import ModelShape, check_sizes, expected_sizes, read_shape, rotary_tables, tensors
 from backend.models.checkpoint import fingerprint
 
 KEPT_HIGH = 0.05
@@ -105,11 +104,16 @@ class Decoder:
 
     Args:
         folder: Hugging Face folder.
-        variant: "fp32", "bf16", "int8", "mixed", "nf4" or "bnb-int8".
+        variant: "auto", "fp32", "bf16", "int8", "mixed", "nf4" or "bnb-int8"; `self.variant` says what it came to.
         device: where it runs.
         kernels: the C++ library, or None for the portable path.
         max_positions: longest sequence to prepare rotary tables for.
         cache_dir: where quantized layers are kept between starts; None keeps none.
+        hub_kernels: bitsandbytes may fetch kernels from a hub.
+
+    Raises:
+        BadModelError: the folder is damaged, or holds a model of another architecture.
+        ValueError: this machine cannot hold weights so; says why.
     """
 
     def __init__(
@@ -120,16 +124,23 @@ class Decoder:
         kernels: ctypes.CDLL | None,
         max_positions: int | None = None,
         cache_dir: Path | None = None,
+        *,
+        hub_kernels: bool = False,
     ) -> None:
         self.shape: ModelShape = read_shape(folder)
-        self.variant, self.device = variant, device
+        self.variant, self.device = resolve_variant(variant, device), device
         s = self.shape
-        self._folder, self._cache_dir, self._kernels = folder, cache_dir, kernels
-        self._low = variant in LOW_BITS and device.type == "cpu"
-        self.high = self._sensitive_layers() if variant == "mixed" and self._low else frozenset()
-        self.dtype, make_linear = linear_factory(variant, device, kernels, self.high)
+        weights = dict(tensors(folder))
+        check_sizes(folder, weights, expected_sizes(s))
+        self._folder, self._cache_dir, self.kernels = folder, cache_dir, kernels
+        self.notices: list[str] = []  # what a person should know of how it runs here
+        self._low = self.variant in LOW_BITS
+        self.high = self._sensitive_layers() if self.variant == "mixed" else frozenset()
+        self.dtype, make_linear = linear_factory(self.variant, device, kernels, self.high, hub_kernels=hub_kernels)
         self.max_positions = min(max_positions or s.max_positions, s.max_positions)
-        self.cosine, self.sine = rotary_tables(s, self.max_positions, device)
+        # Long enough to calibrate with: what that gives must not depend on the length served.
+        positions = max(self.max_positions, min(CALIBRATION_TOKENS, s.max_positions))
+        self.cosine, self.sine = rotary_tables(s, positions, device)
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
         self._whole_forward: WholeForward | None = None
         fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
@@ -137,10 +148,9 @@ class Decoder:
         # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
-        weights = dict(tensors(folder))
         self.embedding = self._dense(weights, "model.embed_tokens.weight", self.dtype)
         self.final_norm = self._dense(weights, "model.norm.weight", torch.float32)
-        if s.tied or "lm_head.weight" not in weights:
+        if s.tied:
             shares = self.device.type != "cpu" or self.dtype is torch.float32
             tied = weights["model.embed_tokens.weight"]
             self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None, logits=True)
@@ -149,124 +159,128 @@ class Decoder:
         self.layers = self._kept_layers() or self._make_layers(weights, make_linear)
 
     def _dense(self, weights: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> torch.Tensor:
-        if name not in weights:
-            raise UnsupportedModelError(f"{self._folder.name}: weight {name} is missing.")
         return weights[name].to(self.device, dtype)
 
     def _make_layers(self, weights: dict[str, torch.Tensor], make_linear: LinearFactory) -> list[Layer]:
-        if self._low:
-            weights = smooth(weights, self.shape, _calibrate(self._folder, self.device, self._kernels))
+        if not self._low:
+            return [self.make_layer(weights, i, make_linear) for i in range(self.shape.layers)]
+        # A layer at a time: read in full precision, smoothed by what was seen there, quantized, and let go.
+        _, make_full = linear_factory(resolve_variant("auto", self.device), self.device, self.kernels)
+        walk = Walk(self, calibration_ids(self._folder)[: self.shape.max_positions], torch.arange(0))
+        layers = []
+        for i in range(self.shape.layers):
+            peaks = walk.peaks(i, self.make_layer(weights, i, make_full))
+            layers.append(self.make_layer(smooth_layer(weights, i, self.shape, peaks), i, make_linear))
+        if self._cache_dir is not None and WholeForward.fits(layers):
+            save_layers(self._file(self._cache_dir), layers)
+        return layers
+
+    def make_layer(self, weights: dict[str, torch.Tensor], i: int, make_linear: LinearFactory) -> Layer:
+        """Layer `i` of weights by their names in the checkpoint."""
+        at = f"model.layers.{i}"
 
         def fused(name: str, *parts: str) -> Linear:
             biases = [weights.get(f"{part}.bias") for part in parts]
             present = [bias for bias in biases if bias is not None]
             bias = torch.cat(present) if len(present) == len(parts) else None
-            return make_linear(torch.cat([weights[f"{part}.weight"] for part in parts]), bias, name=name)
+            return make_linear(torch.cat([weights[f"{part}.weight"] for part in parts]), bias, name=f"{i}.{name}")
 
-        layers = []
-        for i in range(self.shape.layers):
-            at = f"model.layers.{i}"
-            normed = f"{at}.self_attn.q_norm.weight" in weights
-            layers.append(
-                Layer(
-                    input_norm=self._dense(weights, f"{at}.input_layernorm.weight", torch.float32),
-                    qkv=fused(f"{i}.qkv", *(f"{at}.self_attn.{x}_proj" for x in "qkv")),
-                    query_norm=self._dense(weights, f"{at}.self_attn.q_norm.weight", torch.float32) if normed else None,
-                    key_norm=self._dense(weights, f"{at}.self_attn.k_norm.weight", torch.float32) if normed else None,
-                    output=fused(f"{i}.output", f"{at}.self_attn.o_proj"),
-                    post_norm=self._dense(weights, f"{at}.post_attention_layernorm.weight", torch.float32),
-                    gate_up=fused(f"{i}.gate_up", f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-                    down=fused(f"{i}.down", f"{at}.mlp.down_proj"),
-                )
-            )
-        if self._low and self._cache_dir is not None and WholeForward.fits(layers):
-            save_layers(self._file(self._cache_dir), layers)
-        return layers
+        def norm(name: str) -> torch.Tensor:
+            return self._dense(weights, f"{at}.{name}.weight", torch.float32)
+
+        normed = f"{at}.self_attn.q_norm.weight" in weights
+        return Layer(
+            input_norm=norm("input_layernorm"),
+            qkv=fused("qkv", *(f"{at}.self_attn.{x}_proj" for x in "qkv")),
+            query_norm=norm("self_attn.q_norm") if normed else None,
+            key_norm=norm("self_attn.k_norm") if normed else None,
+            output=fused("output", f"{at}.self_attn.o_proj"),
+            post_norm=norm("post_attention_layernorm"),
+            gate_up=fused("gate_up", f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
+            down=fused("down", f"{at}.mlp.down_proj"),
+        )
 
     def _file(self, cache_dir: Path) -> Path:
-        return layers_file(cache_dir, fingerprint(self._folder), self.variant)
+        return layers_file(cache_dir, fingerprint(self._folder, self._cache_dir), self.variant)
 
     def _kept_layers(self) -> list[Layer] | None:
         """Quantized layers from an earlier start."""
-        if not self._low or self._cache_dir is None or self._kernels is None or not KernelLinear.usable(self._kernels):
+        if not self._low or self._cache_dir is None or self.kernels is None or not KernelLinear.usable(self.kernels):
             return None
-        return load_layers(self._file(self._cache_dir), self.shape.layers, self._kernels)
+        return load_layers(self._file(self._cache_dir), self.shape.layers, self.kernels)
 
     def _sensitive_layers(self) -> frozenset[str]:
-        file = None if self._cache_dir is None else sensitive_file(self._cache_dir, fingerprint(self._folder))
+        file = None
+        if self._cache_dir is not None:
+            file = sensitive_file(self._cache_dir, fingerprint(self._folder, self._cache_dir))
         costs = load_sensitivity(file) if file is not None else None
         if costs is None:
-            costs = measure_sensitivity(self._folder, self.device, self._kernels)
+            costs = measure_sensitivity(Decoder(self._folder, "auto", self.device, self.kernels), self._folder)
             if file is not None:
                 save_sensitivity(file, costs)
         return frozenset(sorted(costs, key=lambda name: -costs[name])[: max(1, round(len(costs) * KEPT_HIGH))])
-
-    def record_peaks(self, token_ids: list[int]) -> Peaks:
-        """Run a text through the model and return the largest magnitude of every linear layer's input channels."""
-        peaks: Peaks = {}
-
-        def watched(name: str, linear: Linear) -> Linear:
-            def call(x: torch.Tensor) -> torch.Tensor:
-                peaks[name] = x.float().abs().amax(dim=0)
-                return linear(x)
-
-            return call
-
-        self._whole_forward = None  # it would not call them
-
-        for i, layer in enumerate(self.layers):
-            for name in ("qkv", "output", "gate_up", "down"):
-                setattr(layer, name, watched(f"{i}.{name}", getattr(layer, name)))
-        attention = self.make_attention()
-        blocks = -(-len(token_ids) // BLOCK_SIZE)
-        attention.allocate(blocks)
-        batch = whole_sequence(token_ids, blocks, torch.tensor([len(token_ids) - 1]))
-        self.forward(batch, attention)
-        return peaks
 
     def make_attention(self, *, int8: bool = False) -> PagedAttention:
         """The attention that fits this device, for `allocate` and `forward`.
 
         `int8` asks for keys and values in 8 bits, which only the CPU kernel has; elsewhere it changes nothing.
         """
-        if self.device.type == "cuda" and VarlenAttention.supported() and self.dtype is torch.bfloat16:
-            return VarlenAttention(self.attention_shape, self.dtype, self.device)
-        if self._kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
-            return KernelAttention(self.attention_shape, self.dtype, self._kernels, int8=int8)
+        if self.device.type == "cuda":
+            attention, problem = choose_gpu_attention(self.attention_shape, self.dtype, self.device)
+            self.notices = [f"Attention runs on the slower portable path: {problem}."] if problem else []
+            return attention
+        if self.kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
+            return KernelAttention(self.attention_shape, self.dtype, self.kernels, int8=int8)
         return GatherAttention(self.attention_shape, self.dtype, self.device)
 
     def _whole(self, attention: PagedAttention) -> WholeForward | None:
         """All layers in one call, where every layer and the attention are the kernels' own."""
-        if not isinstance(attention, KernelAttention) or self._kernels is None:
+        if not isinstance(attention, KernelAttention) or self.kernels is None:
             return None
         if self._whole_forward is None or self._whole_forward.attention is not attention:
             if not WholeForward.fits(self.layers):
                 return None
             self._whole_forward = WholeForward(
-                self.shape, self.layers, self.cosine, self.sine, attention, self._kernels
+                self.shape, self.layers, self.cosine, self.sine, attention, self.kernels
             )
         return self._whole_forward
 
     @torch.inference_mode()
     def forward(self, batch: Batch, attention: PagedAttention) -> torch.Tensor:
         """Run the batch through every layer; returns float32 logits [len(batch.last), vocab]."""
-        s, ops = self.shape, self.ops
-        residual = F.embedding(batch.token_ids, self.embedding).to(self._residual_dtype)
+        residual = self.embed(batch)
         delta: torch.Tensor | None = None
         whole = self._whole(attention)
         if whole is not None:
             delta = whole(batch, residual)
-        for i, layer in enumerate(self.layers if whole is None else ()):
-            x = ops.add_rms_norm(residual, delta, layer.input_norm, s.norm_eps, self.dtype)
-            qkv = layer.qkv(x)
-            if layer.query_norm is not None and layer.key_norm is not None:
-                qkv = self._norm_heads(qkv, layer.query_norm, layer.key_norm)
-            rotate = i not in s.unrotated_layers
-            x = attention.forward(i, qkv, batch, self.cosine, self.sine, rotate=rotate)
-            x = ops.add_rms_norm(residual, layer.output(x), layer.post_norm, s.norm_eps, self.dtype)
-            delta = layer.down(ops.silu_mul(layer.gate_up(x)))
+        else:
+            for i, layer in enumerate(self.layers):
+                delta = self.run_layer(i, layer, residual, delta, batch, attention)
+        return self.logits(residual, delta, batch)
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """The residual stream before the first layer, [tokens, hidden]."""
+        return F.embedding(batch.token_ids, self.embedding).to(self._residual_dtype)
+
+    def run_layer(
+        self, i: int, layer: Layer, residual: torch.Tensor, delta: torch.Tensor | None, batch: Batch,
+        attention: PagedAttention,
+    ) -> torch.Tensor:  # fmt: skip
+        """Layer `i`: adds `delta` and what attention gives to `residual` in place; returns what is yet to be added."""
+        s, ops = self.shape, self.ops
+        x = ops.add_rms_norm(residual, delta, layer.input_norm, s.norm_eps, self.dtype)
+        qkv = layer.qkv(x)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            qkv = self._norm_heads(qkv, layer.query_norm, layer.key_norm)
+        rotate = i not in s.unrotated_layers
+        x = attention.forward(i, qkv, batch, self.cosine, self.sine, rotate=rotate)
+        x = ops.add_rms_norm(residual, layer.output(x), layer.post_norm, s.norm_eps, self.dtype)
+        return layer.down(ops.silu_mul(layer.gate_up(x)))
+
+    def logits(self, residual: torch.Tensor, delta: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+        """What the last layer left, as float32 logits [len(batch.last), vocab]."""
         wanted = residual[batch.last] + (delta[batch.last] if delta is not None else 0)
-        x = TorchOps.add_rms_norm(wanted, None, self.final_norm, s.norm_eps, self.dtype)
+        x = TorchOps.add_rms_norm(wanted, None, self.final_norm, self.shape.norm_eps, self.dtype)
         return self.head(x).float()
 
     def _norm_heads(self, qkv: torch.Tensor, query_norm: torch.Tensor, key_norm: torch.Tensor) -> torch.Tensor:
@@ -277,47 +291,3 @@ class Decoder:
         x = heads[:, : s.heads + s.kv_heads].float()
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + s.norm_eps) * weight
         return torch.cat((x.to(qkv.dtype), heads[:, s.heads + s.kv_heads :]), dim=1).flatten(1)
-
-
-def _calibrate(folder: Path, device: torch.device, kernels: ctypes.CDLL | None) -> Peaks:
-    decoder = Decoder(folder, resolve_variant("auto", device), device, kernels)
-    ids = calibration_ids(folder)[: decoder.max_positions]
-    return decoder.record_peaks(ids)
-
-
-def measure_sensitivity(
-    folder: Path, device: torch.device, kernels: ctypes.CDLL | None, tokens: int = 384
-) -> dict[str, float]:
-    """What holding one layer alone in 8 bits does to the model's predictions.
-
-    Returns:
-        For every linear layer ("3.down", say) the mean Kullback-Leibler divergence, in nats a token, of the
-        calibration text's next-token distributions from those with every layer in 16 bits.
-    """
-    low = Decoder(folder, "int8", device, kernels)
-    # The smoothed model in 16 bits is the same function as the model itself, so layers can be exchanged one by one.
-    high = Decoder(folder, resolve_variant("auto", device), device, kernels)
-    _, make = linear_factory(high.variant, device, kernels)
-    low._low, low._cache_dir = True, None
-    smoothed = low._make_layers(dict(tensors(folder)), make)
-    ids = calibration_ids(folder)[: min(tokens, high.max_positions)]
-    blocks = -(-len(ids) // BLOCK_SIZE)
-
-    def predictions() -> torch.Tensor:
-        attention = high.make_attention()
-        attention.allocate(blocks)
-        high._whole_forward = None  # it holds the layers' addresses
-        logits = high.forward(whole_sequence(ids, blocks, torch.arange(0, len(ids), 4)), attention)
-        return torch.log_softmax(logits, dim=-1)
-
-    high.layers = smoothed
-    reference = predictions()
-    costs: dict[str, float] = {}
-    for i, quantized in enumerate(low.layers):
-        for name in LINEARS:
-            kept = getattr(smoothed[i], name)
-            setattr(smoothed[i], name, getattr(quantized, name))
-            changed = predictions()
-            setattr(smoothed[i], name, kept)
-            costs[f"{i}.{name}"] = float((reference.exp() * (reference - changed)).sum(-1).mean())
-    return costs

@@ -16,13 +16,13 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 
 from backend.engine.encoder_weights import PRODUCTS, EncoderShape, Weights, read_encoder_shape, read_weights
 from backend.engine.kernels import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
 from backend.engine.quantize import PANEL, DenseLinear, KernelLinear, Linear, linear_factory, working_dtype
-from backend.engine.smooth import TEXT
+from backend.engine.smooth import TEXT, smoothing_factor
+from backend.models.checkpoint import load_tokenizer
 
 BATCH_TOKENS = 1024
 """Tokens after which a forward pass ends; bounds memory and how long a decode step waits (some 40 ms here)."""
@@ -119,9 +119,7 @@ def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
 
     The peaks of the inputs are measured on a short text, in float64 so that they do not depend on the machine.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = load_tokenizer(folder)
     texts: list[list[int]] = []
     for paragraph in TEXT.read_text().split("\n\n"):
         room = min(CALIBRATION_TOKENS - sum(map(len, texts)), shape.positions)
@@ -141,7 +139,7 @@ def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
         for name in shape.products:
             if name.split(".")[1] in SMOOTHED:
                 largest = weights[name].double().abs().amax(0)
-                factor = peaks[name].clamp(min=1e-5) ** ALPHA / largest.clamp(min=1e-5) ** (1 - ALPHA)
+                factor = smoothing_factor(peaks[name], largest, ALPHA)
                 out[name] = factor.to(torch.bfloat16).float()  # rounded: not a bit of it may depend on the machine
         return out
 

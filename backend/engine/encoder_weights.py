@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from backend.engine.weights import UnsupportedModelError, tensors
+from backend.engine.weights import UnsupportedModelError, check_sizes, tensors
+from backend.models.checkpoint import AGAIN, BadModelError, read_json
 
 PRODUCTS = ("qkv", "output", "inner", "outer")
+SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings",
+         "vocab_size")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class EncoderShape:
     intermediate: int
     positions: int
     vocab: int
+    token_types: int
     eps: float
     pool_first: bool  # the first token's row is the vector, instead of the mean
-
 
     @property
     def pooling(self) -> str:
@@ -48,13 +50,19 @@ def read_encoder_shape(folder: Path) -> EncoderShape:
 
     Raises:
         UnsupportedModelError: another architecture, or a variant of it that is not implemented.
+        BadModelError: `config.json` is broken or lacks what defines the model.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
         kind = f"{config.get('model_type')}, {config.get('hidden_act')}"
         raise UnsupportedModelError(f"Embedding models of type {kind!r} are not supported (only bert with gelu).")
     pooling = folder / "1_Pooling" / "config.json"
-    first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
+    first = pooling.is_file() and bool(read_json(pooling).get("pooling_mode_cls_token"))
+    missing = [name for name in SIZES if not isinstance(config.get(name), int) or config[name] < 1]
+    if missing:
+        raise BadModelError(f"{folder / 'config.json'} lacks {', '.join(missing)}. {AGAIN}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise BadModelError(f"{folder / 'config.json'}: num_attention_heads do not divide hidden_size. {AGAIN}")
     return EncoderShape(
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
@@ -62,7 +70,8 @@ def read_encoder_shape(folder: Path) -> EncoderShape:
         intermediate=config["intermediate_size"],
         positions=config["max_position_embeddings"],
         vocab=config["vocab_size"],
-        eps=config["layer_norm_eps"],
+        token_types=int(config.get("type_vocab_size", 2)),
+        eps=float(config.get("layer_norm_eps", 1e-12)),
         pool_first=first,
     )
 
@@ -73,8 +82,13 @@ Weights = dict[str, torch.Tensor]
 
 
 def read_weights(folder: Path, shape: EncoderShape) -> Weights:
-    """Load the weights, queries, keys and values as one product, the only token type within the places."""
+    """Load the weights, queries, keys and values as one product, the only token type within the places.
+
+    Raises:
+        BadModelError: one is missing, of another size than `config.json` says, or cannot be read.
+    """
     raw = {name.removeprefix("bert."): tensor.float() for name, tensor in tensors(folder) if tensor.is_floating_point()}
+    check_sizes(folder, raw, _expected_sizes(shape))
     out = {
         "words": raw["embeddings.word_embeddings.weight"].contiguous(),
         "places": raw["embeddings.position_embeddings.weight"] + raw["embeddings.token_type_embeddings.weight"][0],
@@ -97,3 +111,22 @@ def read_weights(folder: Path, shape: EncoderShape) -> Weights:
     return out
 
 
+def _expected_sizes(shape: EncoderShape) -> dict[str, tuple[int, ...]]:
+    hidden, inner = shape.hidden, shape.intermediate
+    sizes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (shape.vocab, hidden),
+        "embeddings.position_embeddings.weight": (shape.positions, hidden),
+        "embeddings.token_type_embeddings.weight": (shape.token_types, hidden),
+    }
+    products = {f"attention.self.{x}": (hidden, hidden) for x in ("query", "key", "value")} | {
+        "attention.output.dense": (hidden, hidden),
+        "intermediate.dense": (inner, hidden),
+        "output.dense": (hidden, inner),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for i in range(shape.layers):
+        at = f"encoder.layer.{i}"
+        norms += [f"{at}.attention.output.LayerNorm", f"{at}.output.LayerNorm"]
+        for name, size in products.items():
+            sizes |= {f"{at}.{name}.weight": size, f"{at}.{name}.bias": size[:1]}
+    return sizes | {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}

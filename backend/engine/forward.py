@@ -12,6 +12,9 @@ from backend.engine.kernels import NativeLayer, NativeModel
 from backend.engine.quantize import KernelLinear, Linear
 from backend.engine.weights import ModelShape
 
+LINEARS = ("qkv", "output", "gate_up", "down")
+"""A layer's products with weights, in the order in which they are computed; each a field of `Layer`."""
+
 
 @dataclass(slots=True)
 class Layer:
@@ -46,7 +49,7 @@ class WholeForward:
             native.input_norm, native.post_norm = layer.input_norm.data_ptr(), layer.post_norm.data_ptr()
             if layer.query_norm is not None and layer.key_norm is not None:
                 native.query_norm, native.key_norm = layer.query_norm.data_ptr(), layer.key_norm.data_ptr()
-            for name in ("qkv", "output", "gate_up", "down"):
+            for name in LINEARS:
                 linear = getattr(layer, name)
                 assert isinstance(linear, KernelLinear)
                 setattr(native, name, linear.native())
@@ -63,9 +66,9 @@ class WholeForward:
     def fits(layers: list[Layer]) -> bool:
         """Whether every product is the kernels' own."""
         return all(
-            isinstance(linear, KernelLinear)
+            isinstance(getattr(layer, name), KernelLinear)
             for layer in layers
-            for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+            for name in LINEARS
         )
 
     def __call__(self, batch: Batch, residual: torch.Tensor) -> torch.Tensor:

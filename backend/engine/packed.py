@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from backend.engine.forward import Layer
+from backend.engine.forward import LINEARS, Layer
 from backend.engine.memory import Arena
 from backend.engine.quantize import PANEL, KernelLinear
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = f"2-{PANEL}"
 NORMS = ("input_norm", "query_norm", "key_norm", "post_norm")
-LINEARS = ("qkv", "output", "gate_up", "down")
 
 
 def layers_file(cache_dir: Path, fingerprint: str, variant: str) -> Path:

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
+from backend import packaged
 from backend.engine.attention import Reading, whole_sequence
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.decoder import Decoder
 from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
-from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
+from backend.models.checkpoint import load_tokenizer, resolve
 
 WINDOW = 512
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of the text to read")
     parser.add_argument("--count", type=int, default=50, help="questions to answer")
     parser.add_argument("--answer-tokens", type=int, default=48)
-    parser.add_argument("--model", default=PACKAGED_CHAT_MODEL)
+    parser.add_argument("--model", default=packaged.CHAT_MODEL)
     parser.add_argument(
         "--cache-dir", type=Path, default=Path(os.environ.get("TENFOLD_DATA_DIR", "data/var")) / "cache"
     )
@@ -125,7 +125,7 @@ def main() -> None:
         kernels = load_cpu_kernels(a.cache_dir)
     except KernelsUnavailableError:
         kernels = None
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder)
     text: list[int] = tokenizer.encode(a.text.read_text(), add_special_tokens=False).ids[: a.tokens]
     if a.long:
         everything: list[int] = tokenizer.encode(a.text.read_text(), add_special_tokens=False).ids

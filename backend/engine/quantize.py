@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Protocol
 
 import torch
@@ -219,7 +220,7 @@ class BitsAndBytesLinear:
 
 
 LOW_BITS = ("int8", "mixed")
-"""Variants whose layers are held in 8 bits by our own kernels on a processor."""
+"""Variants whose layers are held in 8 bits, smoothed, on a processor."""
 
 
 class LinearFactory(Protocol):
@@ -233,15 +234,21 @@ class LinearFactory(Protocol):
 
 
 def linear_factory(
-    variant: str, device: torch.device, kernels: ctypes.CDLL | None, high: frozenset[str] = frozenset()
+    variant: str,
+    device: torch.device,
+    kernels: ctypes.CDLL | None,
+    high: frozenset[str] = frozenset(),
+    *,
+    hub_kernels: bool = False,
 ) -> tuple[torch.dtype, LinearFactory]:
     """Return the working dtype of a variant and how its linear layers are made.
 
     Args:
-        variant: "fp32", "bf16", "int8", "mixed", "nf4" or "bnb-int8".
+        variant: what `resolve_variant` gave.
         device: where it runs.
         kernels: the C++ library, or None.
         high: names of layers that a low-bit variant keeps in 16 bits.
+        hub_kernels: bitsandbytes may fetch kernels from a hub.
 
     Raises:
         ValueError: this machine cannot hold weights so; says why.
@@ -249,7 +256,7 @@ def linear_factory(
     dtype = torch.float32 if variant == "fp32" else working_dtype(device)
     arena = Arena()
     cpu = device.type == "cpu"
-    foreign = variant in ("nf4", "bnb-int8") or (variant in LOW_BITS and not cpu)
+    foreign = variant in ("nf4", "bnb-int8")
 
     def make(
         weight: torch.Tensor, bias: torch.Tensor | None, *, name: str = "", logits: bool = False
@@ -275,6 +282,8 @@ def linear_factory(
         elif not KernelLinear.usable(kernels):
             raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
     if foreign:
+        if not hub_kernels:
+            forbid_hub_kernels()
         try:
             import bitsandbytes  # noqa: F401 - only asked for here
         except ImportError as error:
@@ -293,7 +302,17 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 def resolve_variant(quantization: str, device: torch.device) -> str:
-    """Turn the switch's value into a variant's name; "auto" is bf16 where the device has it."""
-    if quantization != "auto":
-        return quantization
-    return "bf16" if working_dtype(device) is torch.bfloat16 else "fp32"
+    """The variant that a value of the switch comes to on a device, by the name of what it really is.
+
+    "auto" and "bf16" are bf16 where the device computes in it, else fp32; 8 bits on a GPU are LLM.int8().
+    """
+    if quantization in ("auto", "bf16"):
+        return "bf16" if working_dtype(device) is torch.bfloat16 else "fp32"
+    if quantization in LOW_BITS and device.type == "cuda":
+        return "bnb-int8"
+    return quantization
+
+
+def forbid_hub_kernels() -> None:
+    """Make `import kernels` fail in this process: through it bitsandbytes' 4-bit asks a hub for code, unasked."""
+    sys.modules["kernels"] = None  # type: ignore[assignment]

@@ -9,32 +9,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from backend.engine.weights import ModelShape
+from backend.models.checkpoint import load_tokenizer
 
 ALPHA = 0.5
 CALIBRATION_TOKENS = 1024
 TEXT = Path(__file__).with_name("calibration.txt")
 
+Weights = dict[str, torch.Tensor]
+"""By their names in the checkpoint."""
+
 Peaks = dict[str, torch.Tensor]
-"""Largest magnitude of every input channel, by the layer's name: "3.qkv", "3.output", "3.gate_up", "3.down"."""
+"""Largest magnitude of every input channel of a layer's products, by their names in `LINEARS`."""
 
 
 def calibration_ids(folder: Path) -> list[int]:
     """Token ids of the calibration text."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids: list[int] = tokenizer.encode(TEXT.read_text(), add_special_tokens=False).ids
+    ids: list[int] = load_tokenizer(folder).encode(TEXT.read_text(), add_special_tokens=False).ids
     return ids[:CALIBRATION_TOKENS]
 
 
-def smooth(weights: dict[str, torch.Tensor], shape: ModelShape, peaks: Peaks) -> dict[str, torch.Tensor]:
-    """Return the weights (float32 where changed) with every layer's factors folded in."""
-    out = dict(weights)
+def smoothing_factor(peak: torch.Tensor, largest: torch.Tensor, alpha: float) -> torch.Tensor:
+    """What each input channel is divided by (Xiao et al. 2022, equation 4).
+
+    Args:
+        peak: largest magnitude of the activations, [channels].
+        largest: of the weights that they meet, [channels].
+        alpha: how much of the difficulty goes to the weights, 0 to 1.
+    """
+    return peak.clamp(min=1e-5) ** alpha / largest.clamp(min=1e-5) ** (1 - alpha)
+
+
+def smooth_layer(weights: Weights, i: int, shape: ModelShape, peaks: Peaks) -> Weights:
+    """The weights of layer `i` alone, with its factors folded in; float32 where changed."""
+    at = f"model.layers.{i}"
+    out = {name: tensor for name, tensor in weights.items() if name.startswith(f"{at}.")}
 
     def factor(peak: torch.Tensor, *names: str) -> torch.Tensor:
         largest = torch.stack([out[name].float().abs().amax(dim=0) for name in names]).amax(dim=0)
-        return (peak.clamp(min=1e-5) ** ALPHA / largest.clamp(min=1e-5) ** (1 - ALPHA)).clamp(min=1e-4)
+        return smoothing_factor(peak, largest, ALPHA).clamp(min=1e-4)
 
     def scale_inputs(by: torch.Tensor, *names: str) -> None:
         for name in names:
@@ -46,22 +60,20 @@ def smooth(weights: dict[str, torch.Tensor], shape: ModelShape, peaks: Peaks) ->
             out[f"{name}.bias"] = out[f"{name}.bias"].float() / by
 
     group = shape.heads // shape.kv_heads
-    for i in range(shape.layers):
-        at = f"model.layers.{i}"
-        for norm, name, parts in (
-            ("input_layernorm", "qkv", [f"{at}.self_attn.{x}_proj.weight" for x in "qkv"]),
-            ("post_attention_layernorm", "gate_up", [f"{at}.mlp.gate_proj.weight", f"{at}.mlp.up_proj.weight"]),
-        ):
-            s = factor(peaks[f"{i}.{name}"], *parts)
-            out[f"{at}.{norm}.weight"] = out[f"{at}.{norm}.weight"].float() / s
-            scale_inputs(s, *parts)
-        # Heads of a group read the same value rows, so they share their factors.
-        output = f"{at}.self_attn.o_proj.weight"
-        s = factor(peaks[f"{i}.output"], output).view(shape.kv_heads, group, shape.head_size).amax(dim=1)
-        divide_rows(s.flatten(), f"{at}.self_attn.v_proj")
-        scale_inputs(s.unsqueeze(1).expand(-1, group, -1).flatten(), output)
-        down = f"{at}.mlp.down_proj.weight"
-        s = factor(peaks[f"{i}.down"], down)
-        divide_rows(s, f"{at}.mlp.up_proj")
-        scale_inputs(s, down)
+    for norm, name, parts in (
+        ("input_layernorm", "qkv", [f"{at}.self_attn.{x}_proj.weight" for x in "qkv"]),
+        ("post_attention_layernorm", "gate_up", [f"{at}.mlp.gate_proj.weight", f"{at}.mlp.up_proj.weight"]),
+    ):
+        s = factor(peaks[name], *parts)
+        out[f"{at}.{norm}.weight"] = out[f"{at}.{norm}.weight"].float() / s
+        scale_inputs(s, *parts)
+    # Heads of a group read the same value rows, so they share their factors.
+    output = f"{at}.self_attn.o_proj.weight"
+    s = factor(peaks["output"], output).view(shape.kv_heads, group, shape.head_size).amax(dim=1)
+    divide_rows(s.flatten(), f"{at}.self_attn.v_proj")
+    scale_inputs(s.unsqueeze(1).expand(-1, group, -1).flatten(), output)
+    down = f"{at}.mlp.down_proj.weight"
+    s = factor(peaks["down"], down)
+    divide_rows(s, f"{at}.mlp.up_proj")
+    scale_inputs(s, down)
     return out

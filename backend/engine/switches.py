@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
 
 class InvalidSwitchError(ValueError):
     """A switch has no such name or cannot take that value."""
+
+
+class Needs(StrEnum):
+    """What a switch acts through; without it the switch does nothing."""
+
+    KERNEL_PAGES = "kernel_pages"
+    SCATTERED_READING = "scattered_reading"
+    CUDA_GRAPHS = "cuda_graphs"
 
 
 def _switch(
@@ -20,6 +29,7 @@ def _switch(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    needs: Needs | None = None,
 ) -> Any:
     return field(
         default=default,
@@ -31,6 +41,7 @@ def _switch(
             "choices": choices,
             "low": low,
             "high": high,
+            "needs": needs,
         },
     )
 
@@ -96,6 +107,7 @@ class Switches:
         True,
         group="Batching",
         label="CUDA graphs",
+        needs=Needs.CUDA_GRAPHS,
         help="On a GPU, decode steps are replayed as recorded graphs, one launch instead of hundreds. Exact. Nothing "
         "happens on a processor.",
     )
@@ -115,6 +127,7 @@ class Switches:
         False,
         group="Caches",
         label="Document states at any position",
+        needs=Needs.SCATTERED_READING,
         help="A document's passage that was read before is not read again where it stands elsewhere in a prompt. Not "
         "exact; see the README for what it does to the answers.",
     )
@@ -122,6 +135,7 @@ class Switches:
         20,
         group="Caches",
         label="Of each passage, read again (%)",
+        needs=Needs.SCATTERED_READING,
         low=0,
         high=100,
         help="The first tokens of a passage whose states are used again are computed anew, since it is there that it "
@@ -168,7 +182,7 @@ class Switches:
         label="Weights",
         acts="in the background",
         choices=("auto", "fp32", "bf16", "int8", "mixed", "nf4", "bnb-int8"),
-        help="How weights are held. auto: bf16 where the processor has the instructions, else fp32. int8 halves the "
+        help="How weights are held. auto and bf16: bf16 where the device computes in it, else fp32. int8 halves the "
         "memory read per token; mixed is int8 with the layers that suffer most kept in 16 bits, found by measuring "
         "once per model. nf4 and bnb-int8 are bitsandbytes' formats: the least memory, slower on a processor.",
     )
@@ -176,6 +190,7 @@ class Switches:
         "auto",
         group="Precision",
         label="Keys and values",
+        needs=Needs.KERNEL_PAGES,
         choices=("auto", "int8"),
         help="int8 halves the memory of every sequence and what long contexts read per token, at a small price in "
         "accuracy (see the README). auto holds them as the model computes.",
@@ -184,6 +199,7 @@ class Switches:
         False,
         group="Attention",
         label="Shared-prefix attention",
+        needs=Needs.KERNEL_PAGES,
         help="Pages that several requests of a step have in common are read once for all of them. Exact. Off, since on "
         "processors it was measured to save nothing: a core's own cache holds such pages already.",
     )
@@ -191,6 +207,7 @@ class Switches:
         False,
         group="Attention",
         label="Top-K sparse attention",
+        needs=Needs.KERNEL_PAGES,
         help="A decode step reads only the pages of a long context whose keys can matter most. Not exact; see the "
         "README for how often the tokens stay the same.",
     )
@@ -198,6 +215,7 @@ class Switches:
         25,
         group="Attention",
         label="Pages read by sparse attention (%)",
+        needs=Needs.KERNEL_PAGES,
         low=5,
         high=100,
         help="Of every sequence longer than 16 pages of 16 tokens.",
@@ -230,6 +248,32 @@ class Switches:
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         return asdict(self)
+
+
+def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: bool, bf16: bool) -> dict[str, str]:
+    """Why switches, or some of their values, do nothing where an engine runs: a sentence by the switch's name.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        kernels: whether the C++ attention serves.
+        scattered: whether attention may leave out positions that are known already.
+        graphs: whether decode steps can be recorded.
+        bf16: whether the device computes in bf16.
+    """
+    gpu = device_type == "cuda"
+    missing = {
+        Needs.KERNEL_PAGES: None if kernels else "Does nothing here: only the C++ attention of processors has it, and "
+        + ("this engine runs on a GPU." if gpu else "it does not serve on this machine."),
+        Needs.SCATTERED_READING: None if scattered else "Does nothing here: this GPU's attention reads every position.",
+        Needs.CUDA_GRAPHS: None if graphs else "Does nothing here: "
+        + ("this GPU's attention cannot be recorded." if gpu else "this engine runs on a processor."),
+    }
+    reasons = {f.name: missing[f.metadata["needs"]] for f in fields(Switches) if f.metadata["needs"]}
+    if gpu:
+        reasons["quantization"] = "On a GPU, int8 and mixed are bitsandbytes' LLM.int8(), the same as bnb-int8."
+    elif not bf16:
+        reasons["quantization"] = "bf16 is held as fp32 here: this processor does not compute in bf16."
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def describe() -> list[dict[str, Any]]:

@@ -10,19 +10,41 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend import packaged
+from backend.errors import TenfoldError
+from backend.models.digests import file_digest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
-PACKAGED_CHAT_MODEL = "smollm2-135m-instruct"
-PACKAGED_EMBEDDING_MODEL = "all-minilm-l6-v2"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A hub id is always given with its owner: anything else that is not here is a mistake, and nobody is asked for it."""
+
+AGAIN = "Download or save the model again."
 
 
-class ModelNotFoundError(Exception):
-    """The named model is not on this machine and could not be fetched; says what to do."""
+class ModelError(TenfoldError):
+    """A model cannot be served; says which, why and what to do. Waiting does not help."""
+
+    status = 503
+    code = "model_unusable"
+
+
+class ModelNotFoundError(ModelError):
+    """The named model is not on this machine and could not be fetched."""
+
+
+class BadModelError(ModelError):
+    """The folder is there, but something in it is missing, broken or contradicts the rest."""
 
 
 def _package_folder(package: str) -> Path | None:
@@ -51,7 +73,7 @@ def resolve(model: str, cache_dir: Path) -> Path:
     Raises:
         ModelNotFoundError: nothing of that name is here and the hub did not give it.
     """
-    if model == PACKAGED_CHAT_MODEL:
+    if model == packaged.CHAT_MODEL:
         gguf = packaged_chat_model()
         if gguf is None:
             raise ModelNotFoundError(
@@ -59,7 +81,7 @@ def resolve(model: str, cache_dir: Path) -> Path:
                 "or name a folder or hub id in TENFOLD_MODEL."
             )
         return _convert_gguf(gguf, cache_dir)
-    if model == PACKAGED_EMBEDDING_MODEL:
+    if model == packaged.EMBEDDING_MODEL:
         folder = packaged_embedding_model()
         if folder is None:
             raise ModelNotFoundError(
@@ -78,6 +100,11 @@ def resolve(model: str, cache_dir: Path) -> Path:
         return path
     if path.is_absolute() or model.startswith("."):
         raise ModelNotFoundError(f"{path} does not exist.")
+    if not HUB_ID.fullmatch(model):
+        raise ModelNotFoundError(
+            f"{model!r} is no folder or file here, and no hub id either (owner/name). Name one of them, or "
+            f"{packaged.CHAT_MODEL} or {packaged.EMBEDDING_MODEL}."
+        )
     return _from_hub(model)
 
 
@@ -97,9 +124,7 @@ def _from_hub(model: str) -> Path:
 
 def _convert_gguf(gguf: Path, cache_dir: Path) -> Path:
     """Read `gguf` through transformers and write it as a bf16 Hugging Face folder; a second call finds that folder."""
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:1".encode()).hexdigest()[:16]
-    folder = cache_dir / "models" / f"{gguf.stem.lower()}-{key}"
+    folder = cache_dir / "models" / f"{gguf.stem.lower()}-{file_digest(gguf, cache_dir)[:16]}"
     if (folder / "config.json").is_file():
         return folder
     log.info("converting %s, once", gguf.name)
@@ -111,13 +136,13 @@ def _convert_gguf(gguf: Path, cache_dir: Path) -> Path:
         result = subprocess.run(
             [sys.executable, "-m", "backend.models.convert_gguf", str(gguf.resolve()), str(staged)],
             cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            env={**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
         )
         if result.returncode:
             last = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ModelNotFoundError(f"{gguf.name} could not be converted: {last}")
+            raise BadModelError(f"{gguf.name} could not be converted: {last}")
         try:
             os.replace(staged, folder)
         except OSError:  # another process won the race; its folder is the same
@@ -126,30 +151,77 @@ def _convert_gguf(gguf: Path, cache_dir: Path) -> Path:
     return folder
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a model folder.
+
+    Raises:
+        BadModelError: it is missing, broken or no object.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise BadModelError(f"{file} is missing. {AGAIN}") from error
+    except (OSError, ValueError) as error:
+        raise BadModelError(f"{file} cannot be read: {error}. {AGAIN}") from error
+    if not isinstance(value, dict):
+        raise BadModelError(f"{file} holds no JSON object. {AGAIN}")
+    return value
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors shards of a model folder, in order."""
+    """The safetensors shards of a model folder, in order.
+
+    Raises:
+        ModelNotFoundError: there are none.
+        BadModelError: the index is broken, or names a file that is missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return [folder / name for name in names]
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise BadModelError(f"{index} lists no weights. {AGAIN}")
+        files = [folder / name for name in sorted(set(named.values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise BadModelError(f"{folder} lacks the weight files {', '.join(missing)}. {AGAIN}")
+        return files
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelNotFoundError(f"{folder} holds no safetensors file; convert the model with save_pretrained first.")
     return files
 
 
-def fingerprint(folder: Path) -> str:
-    """Identify a model by its configuration and weights: 32 hex digits.
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder, which neither cuts nor pads.
 
-    Hashes the configuration and, of each weight file, the header, the size and one megabyte in every sixteen:
-    enough to tell a fine-tuned copy apart, and done in milliseconds at start.
+    Raises:
+        ModelNotFoundError: there is none.
+        BadModelError: it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelNotFoundError(
+            f"{folder} has no tokenizer.json. Save the tokenizer there with transformers' save_pretrained."
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise BadModelError(f"{file} cannot be read: {error}. {AGAIN}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def fingerprint(folder: Path, cache_dir: Path | None) -> str:
+    """Identify a model by its configuration and every byte of its weights: 32 hex digits.
+
+    Args:
+        folder: of the model.
+        cache_dir: where the weight files' digests are remembered; None reads them whole each time.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in weight_files(folder):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as stream:
-            for offset in range(0, size, 16 << 20):
-                stream.seek(offset)
-                digest.update(stream.read(1 << 20))
+        digest.update(f"{file.name}:{file_digest(file, cache_dir)}".encode())
     return digest.hexdigest()[:32]

@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from backend.models.checkpoint import ModelNotFoundError
+from backend.models.checkpoint import BadModelError, load_tokenizer, read_json
 
 
 class TemplateFailedError(ValueError):
@@ -28,18 +28,17 @@ FALLBACK_TEMPLATE = (
 
 
 class TextModel:
-    """Encodes and decodes for one model."""
+    """Encodes and decodes for one model.
+
+    Raises:
+        ModelNotFoundError: the folder has no tokenizer.
+        BadModelError: tokenizer, its configuration or the chat template cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "tokenizer.json").is_file():
-            raise ModelNotFoundError(
-                f"{folder} has no tokenizer.json. Save the tokenizer there with transformers' save_pretrained."
-            )
-        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer: Tokenizer = load_tokenizer(folder)
         config_file = folder / "tokenizer_config.json"
-        config: dict[str, Any] = json.loads(config_file.read_text()) if config_file.is_file() else {}
+        config = read_json(config_file) if config_file.is_file() else {}
         template_file = folder / "chat_template.jinja"
         source = template_file.read_text() if template_file.is_file() else config.get("chat_template")
         if isinstance(source, list):  # several named templates
@@ -50,7 +49,10 @@ class TextModel:
         environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-        self._template = environment.from_string(source or FALLBACK_TEMPLATE)
+        try:
+            self._template = environment.from_string(source or FALLBACK_TEMPLATE)
+        except TemplateError as error:
+            raise BadModelError(f"The chat template of {folder} cannot be read: {error}. Correct it there.") from error
         self._special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:

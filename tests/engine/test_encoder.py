@@ -13,11 +13,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel, BertConfig, BertModel
 
+from backend import packaged
 from backend.engine.encoder import Encoder
 from backend.engine.kernels import load_cpu_kernels
 from backend.engine.quantize import KernelLinear
 from backend.engine.weights import UnsupportedModelError
-from backend.models.checkpoint import PACKAGED_EMBEDDING_MODEL, resolve
+from backend.models.checkpoint import resolve
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ LENGTHS = [1, 2, 3, 12, 13, 31, 32, 33, 64, 100, 120, 121, 200, 241, 511, 512]
 
 @pytest.fixture(scope="module")
 def folder(cache_dir: Path) -> Path:
-    return resolve(PACKAGED_EMBEDDING_MODEL, cache_dir)
+    return resolve(packaged.EMBEDDING_MODEL, cache_dir)
 
 
 @pytest.fixture(scope="module")

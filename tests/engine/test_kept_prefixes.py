@@ -70,7 +70,7 @@ def test_another_precision_or_tenant_never_finds_it(make_engine: Any, prompts: A
     first = make_engine(FP32, prefix_dir=tmp_path)
     once(first, "cold", prompt)
     first.core.close()
-    second = make_engine(FP32.updated({"quantization": "bf16"}), prefix_dir=tmp_path)
+    second = make_engine(FP32.updated({"quantization": "int8"}), prefix_dir=tmp_path)
     assert once(second, "other", prompt)[1] == 0
     third = make_engine(FP32, prefix_dir=tmp_path)
     third.core.handle(Generate("tenant", prompt, SamplingParams(max_tokens=2), salt="somebody else"))

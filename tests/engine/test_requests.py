@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from backend import packaged
 from backend.engine.messages import Embed, Embedded, Failed, Generate, SamplingParams
-from backend.models.checkpoint import PACKAGED_EMBEDDING_MODEL, resolve
+from backend.models.checkpoint import resolve
 
 BAD: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "empty": ([], {}),
@@ -75,7 +76,7 @@ def test_embeddings_equal_transformers(
     """In bf16 where the machine can, and in 8 bits up to what they cost."""
     from transformers import AutoModel, AutoTokenizer
 
-    folder = resolve(PACKAGED_EMBEDDING_MODEL, cache_dir)
+    folder = resolve(packaged.EMBEDDING_MODEL, cache_dir)
     harness = make_engine(embedding_model=str(folder), use_kernels=use_kernels, quantize_embeddings=quantize)
     texts = ["a", "The harbour wakes before the sun.", "words " * 120, "Déjà vu 🙂", "The harbour wakes."]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -93,6 +94,6 @@ def test_embeddings_equal_transformers(
 
 
 def test_too_long_an_embedding_input_is_refused(make_engine: Any, cache_dir: Any) -> None:
-    harness = make_engine(embedding_model=str(resolve(PACKAGED_EMBEDDING_MODEL, cache_dir)))
+    harness = make_engine(embedding_model=str(resolve(packaged.EMBEDDING_MODEL, cache_dir)))
     harness.core.handle(Embed("e", [[5] * 600]))
     assert "600 tokens" in harness.out.failed("e").error

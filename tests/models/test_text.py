@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from backend import packaged
 from backend.models.checkpoint import ModelNotFoundError, resolve
 from backend.models.text import StreamDecoder, TextModel
 
@@ -79,10 +80,8 @@ def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_gguf_is_converted_once(tmp_path: Path) -> None:
-    from backend.models.checkpoint import PACKAGED_CHAT_MODEL
-
-    folder = resolve(PACKAGED_CHAT_MODEL, tmp_path)
+    folder = resolve(packaged.CHAT_MODEL, tmp_path)
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert resolve(PACKAGED_CHAT_MODEL, tmp_path) == folder
+    assert resolve(packaged.CHAT_MODEL, tmp_path) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert [f.name for f in folder.parent.iterdir()] == [folder.name], "something was left behind"

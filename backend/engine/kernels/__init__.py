@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -11,7 +12,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -26,22 +29,43 @@ class KernelsUnavailableError(Exception):
     """The C++ kernels cannot be built here; the portable path serves instead. Says why."""
 
 
+BUILD_SECONDS = 300
+
+
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next((line for line in lines if line.startswith("flags")), platform.processor())
-    except OSError:
-        return platform.machine() + platform.processor()
+    """The instructions of this processor: "flags" on x86, "Features" on ARM."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.machine() + platform.processor()
+
+
+def _folders(cache_dir: Path) -> Iterator[Path]:
+    """Where the library may lie: in the cache, else in a folder of this user alone, since it is code that is run.
+
+    Raises:
+        KernelsUnavailableError: the second one belongs to somebody else.
+    """
+    yield cache_dir / "kernels"
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    private = Path(tempfile.gettempdir()) / f"tenfold-kernels-{owner}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    stat = private.lstat()
+    if not S_ISDIR(stat.st_mode) or stat.st_uid != owner or stat.st_mode & 0o022:
+        raise KernelsUnavailableError(f"{private} can be written by others")
+    yield private
 
 
 @functools.cache
 def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     """Return the kernel library, building it where the cache has none for this source and processor.
 
+    Where the cache cannot be written, or nothing in it can be run, a private temporary folder takes its place.
     torch must be imported before, so that both share its OpenMP threads.
 
     Raises:
-        KernelsUnavailableError: no compiler, or the build failed.
+        KernelsUnavailableError: no compiler, the build failed, or no folder is left to run it from.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
@@ -49,22 +73,70 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     sources = [source.read_bytes() for source in SOURCES + HEADERS]
     flags = " ".join([compiler, *FLAGS]).encode()
     key = hashlib.sha256(b"\0".join([*sources, flags, _processor().encode()])).hexdigest()[:16]
-    library = cache_dir / "kernels" / f"cpu-{key}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        log.info("building the CPU kernels, once")
-        with tempfile.TemporaryDirectory(dir=library.parent) as aside:
-            built = Path(aside) / library.name
+    problem = ""
+    try:
+        for folder in _folders(cache_dir):
+            try:
+                return _load(_built(compiler, folder / f"cpu-{key}.so"))
+            except OSError as error:  # read-only, full, mounted noexec
+                problem = str(error)
+                log.warning("the CPU kernels cannot be kept in %s: %s", folder, error)
+    except OSError as error:
+        problem = str(error)
+    raise KernelsUnavailableError(f"the library cannot be loaded ({problem})")
+
+
+def _built(compiler: str, library: Path) -> Path:
+    """Build the library unless it is there.
+
+    Raises:
+        KernelsUnavailableError: the compiler failed or takes for ever.
+        OSError: the folder cannot be written.
+    """
+    if library.is_file():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    log.info("building the CPU kernels, once")
+    with tempfile.TemporaryDirectory(dir=library.parent) as aside:
+        built = Path(aside) / library.name
+        try:
             result = subprocess.run(
                 [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built)],
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=BUILD_SECONDS,
             )
-            if result.returncode:
-                raise KernelsUnavailableError(f"{compiler} failed: {result.stderr.strip()[-500:]}")
-            os.replace(built, library)
-    return _declare(ctypes.CDLL(str(library)))
+        except subprocess.TimeoutExpired as error:
+            raise KernelsUnavailableError(f"{compiler} did not end within {BUILD_SECONDS} s") from error
+        except OSError as error:
+            raise KernelsUnavailableError(f"{compiler} cannot be run: {error}") from error
+        if result.returncode:
+            raise KernelsUnavailableError(f"{compiler} failed: {result.stderr.strip()[-500:]}")
+        os.replace(built, library)
+    return library
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(library))
+    check_sizes(loaded, MIRRORS)
+    return _declare(loaded)
+
+
+def check_sizes(library: ctypes.CDLL, mirrors: Sequence[type[ctypes.Structure]]) -> None:
+    """Compare what the library's structs take with their Python mirrors, given in the order of kernels.h.
+
+    Raises:
+        KernelsUnavailableError: names those that differ; calls through them would read and write astray.
+    """
+    sizes = (ctypes.c_int64 * len(MIRRORS))()
+    library.tenfold_sizes(sizes)
+    wrong = [
+        f"{mirror.__name__} ({ctypes.sizeof(mirror)} bytes instead of {size})"
+        for mirror, size in zip(mirrors, sizes, strict=True)
+        if ctypes.sizeof(mirror) != size
+    ]
+    if wrong:
+        raise KernelsUnavailableError(f"the library and its description differ in {', '.join(wrong)}")
 
 
 class NativeBatch(ctypes.Structure):
@@ -133,6 +205,12 @@ class NativeEncoder(ctypes.Structure):
         ("hidden", ctypes.c_int32), ("intermediate", ctypes.c_int32), ("heads", ctypes.c_int32),
         ("pool_first", ctypes.c_int32), ("eps", ctypes.c_float),
     )  # fmt: skip
+
+
+MIRRORS: tuple[type[ctypes.Structure], ...] = (
+    NativeBatch, NativeLinear, NativeLayer, NativeModel, NativeEncoderProduct, NativeEncoderLayer, NativeEncoder
+)  # fmt: skip
+"""In the order in which `tenfold_sizes` gives what they take."""
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

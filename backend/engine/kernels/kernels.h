@@ -101,4 +101,7 @@ struct tenfold_encoder {
 // `ids` of all texts, text i at [starts[i], starts[i + 1]). out: [texts][hidden], each of length 1.
 void tenfold_encode(const tenfold_encoder* model, const int32_t* ids, const int32_t* starts, int texts, float* out);
 
+// ---- sizes.cpp: bytes of each struct above, in their order, so that whoever mirrors them can compare
+void tenfold_sizes(int64_t* out);
+
 }  // extern "C"

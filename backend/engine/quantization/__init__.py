@@ -1,0 +1,1 @@
+"""How weights come to be held in fewer bits. Knows the decoder's layers, and nothing of requests."""

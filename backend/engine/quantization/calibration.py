@@ -1,0 +1,67 @@
+"""A text on its way through a decoder, layer by layer: no more than one need be held in full precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.engine.attention import whole_sequence
+from backend.engine.config import BLOCK_SIZE
+from backend.engine.forward import LINEARS, Layer
+from backend.engine.quantize import Linear
+from backend.engine.smooth import Peaks
+
+if TYPE_CHECKING:
+    from backend.engine.decoder import Decoder
+
+
+class Walk:
+    """The residual stream of one text between two layers.
+
+    Args:
+        decoder: whose embedding, norms and attention are used; it needs no layers yet.
+        token_ids: of the text.
+        last: int64, the rows whose logits `logits` gives.
+    """
+
+    def __init__(self, decoder: Decoder, token_ids: list[int], last: torch.Tensor) -> None:
+        blocks = -(-len(token_ids) // BLOCK_SIZE)
+        self._decoder = decoder
+        self._batch = whole_sequence(token_ids, blocks, last)
+        self._attention = decoder.make_attention()
+        self._attention.allocate(blocks)
+        self._residual = decoder.embed(self._batch)
+        self._delta: torch.Tensor | None = None
+
+    @torch.inference_mode()
+    def step(self, i: int, layer: Layer) -> None:
+        """Go through layer `i`."""
+        self._delta = self._decoder.run_layer(i, layer, self._residual, self._delta, self._batch, self._attention)
+
+    def peaks(self, i: int, layer: Layer) -> Peaks:
+        """Go through layer `i` and return the largest magnitude of every input channel of its products."""
+        peaks: Peaks = {}
+
+        def watched(name: str) -> Linear:
+            linear: Linear = getattr(layer, name)
+
+            def call(x: torch.Tensor) -> torch.Tensor:
+                peaks[name] = x.float().abs().amax(dim=0)
+                return linear(x)
+
+            return call
+
+        norms = (layer.input_norm, layer.query_norm, layer.key_norm, layer.post_norm)
+        products = {name: watched(name) for name in LINEARS}
+        self.step(i, Layer(norms[0], products["qkv"], norms[1], norms[2], products["output"], norms[3],
+                           products["gate_up"], products["down"]))  # fmt: skip
+        return peaks
+
+    @torch.inference_mode()
+    def logits(self, first: int, layers: list[Layer]) -> torch.Tensor:
+        """Logits after going on from layer `first` to the end; the walk itself stays where it is."""
+        residual, delta = self._residual.clone(), self._delta
+        for i in range(first, len(layers)):
+            delta = self._decoder.run_layer(i, layers[i], residual, delta, self._batch, self._attention)
+        return self._decoder.logits(residual, delta, self._batch)

@@ -1,0 +1,60 @@
+"""Which layers suffer most from 8 bits: each is held so alone, and what the model predicts is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.engine.forward import LINEARS
+from backend.engine.quantization.calibration import Walk
+from backend.engine.quantize import linear_factory
+from backend.engine.smooth import calibration_ids, smooth_layer
+from backend.engine.weights import tensors
+
+if TYPE_CHECKING:
+    from backend.engine.decoder import Decoder
+
+TOKENS = 384
+EVERY = 4
+"""Of the text's positions, each fourth one's prediction is compared."""
+
+
+def measure_sensitivity(high: Decoder, folder: Path) -> dict[str, float]:
+    """What holding one layer alone in 8 bits does to the model's predictions.
+
+    The smoothed model in full precision is the same function as the model itself, so its products can be exchanged
+    one by one. Beside `high` never more than one layer is held.
+
+    Args:
+        high: the model in full precision; its layers are smoothed in place.
+        folder: where its weights are.
+
+    Returns:
+        For every product ("3.down", say) the mean Kullback-Leibler divergence, in nats a token, of the calibration
+        text's next-token distributions from those with every layer in full precision.
+    """
+    _, make_high = linear_factory(high.variant, high.device, high.kernels)
+    _, make_low = linear_factory("int8", high.device, high.kernels)
+    weights = dict(tensors(folder))
+    ids = calibration_ids(folder)[: high.max_positions]
+    walk = Walk(high, ids, torch.arange(0))
+    peaks = []
+    for i, layer in enumerate(high.layers):
+        peaks.append(walk.peaks(i, layer))
+        high.layers[i] = high.make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_high)
+    ids = ids[:TOKENS]
+    walk = Walk(high, ids, torch.arange(0, len(ids), EVERY))
+    reference = torch.log_softmax(walk.logits(0, high.layers), dim=-1)
+    costs: dict[str, float] = {}
+    for i, layer in enumerate(high.layers):
+        quantized = high.make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_low)
+        for name in LINEARS:
+            kept = getattr(layer, name)
+            setattr(layer, name, getattr(quantized, name))
+            changed = torch.log_softmax(walk.logits(i, high.layers), dim=-1)
+            setattr(layer, name, kept)
+            costs[f"{i}.{name}"] = float((reference.exp() * (reference - changed)).sum(-1).mean())
+        walk.step(i, layer)
+    return costs
