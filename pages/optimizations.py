@@ -51,10 +51,8 @@ def status(runtime: Runtime) -> None:
         if loading and latest.loading is None and latest.switches == runtime.engine.switches:
             st.rerun()
         info = runtime.engine.info
-        st.markdown(
-            f"Serving **{runtime.settings.served_model}** in **{latest.variant}** on {info.get('device', '?')}"
-            f" · {info.get('attention', '')}"
-        )
+        where = f" on {info.device} · {info.attention}" if info else ""
+        st.markdown(f"Serving **{runtime.settings.served_model}** in **{latest.variant}**{where}")
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")
