@@ -125,6 +125,7 @@ class Runtime:
             self.generations,
             lambda question, system: self.retriever.ground(question, [], None, system, source="job"),
         )
+        self._reading = threading.Lock()
         self._texts: dict[str, TextModel] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
 
@@ -202,12 +203,13 @@ class Runtime:
         if not self.ready:
             self.engine.wait_ready(20)
         folder = self.engine.known().model_folder
-        if folder not in self._texts:
-            try:
-                self._texts[folder] = TextModel(Path(folder))
-            except ModelNotFoundError as error:
-                raise ModelFailedError(str(error)) from error
-        return self._texts[folder]
+        with self._reading:  # once, however many ask first
+            if folder not in self._texts:
+                try:
+                    self._texts[folder] = TextModel(Path(folder))
+                except ModelNotFoundError as error:
+                    raise ModelFailedError(str(error)) from error
+            return self._texts[folder]
 
     def embedding_tokenizer(self) -> Tokenizer:
         """Tokenizer of the embedding model; raises as `text` does."""
