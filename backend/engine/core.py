@@ -121,6 +121,7 @@ class EngineCore:
         self.folder = resolve(config.model, config.cache_dir)
         self.fingerprint = fingerprint(self.folder)
         self.switches = config.switches
+        self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._swap_lock = threading.Lock()
         self._loaded: tuple[Decoder | None, str, str | None] | None = None  # (decoder, variant, error)
         self._loading: str | None = None
@@ -263,12 +264,11 @@ class EngineCore:
         if pages_change:
             self._replace(self.decoder)
         wanted = resolve_variant(switches.quantization, self.device)
-        if wanted != (self._loading or self.decoder.variant):
-            if wanted == self.decoder.variant:
-                self._loading = None
-            else:
-                self._loading = wanted
-                threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
+        if wanted == self.decoder.variant:
+            self._loading, self._served = None, switches.quantization
+        elif wanted != self._loading:
+            self._loading = wanted
+            threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
         self.say_switches()
 
     def say_switches(self, error: str | None = None) -> None:
@@ -300,10 +300,11 @@ class EngineCore:
             return  # the user changed their mind meanwhile
         self._loading = None
         if decoder is None:
-            self.switches = self.switches.updated({"quantization": self.decoder.variant})
+            self.switches = self.switches.updated({"quantization": self._served})
             self.say_switches(error)
             return
         self._replace(decoder)
+        self._served = self.switches.quantization
         self.say_switches()
 
     def _replace(self, decoder: Decoder) -> None:

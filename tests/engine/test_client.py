@@ -22,7 +22,7 @@ import pytest
 from backend.engine import child
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
-from backend.engine.messages import Failed, Finished, Generate, InfoChanged, SamplingParams
+from backend.engine.messages import Failed, Finished, Generate, InfoChanged, SamplingParams, SwitchesApplied
 from backend.engine.protocol import Event, Phase, Token
 from backend.engine.switches import Switches
 from backend.errors import ModelFailedError, UnavailableError
@@ -418,3 +418,15 @@ def test_other_pages_are_told_of(make_engine: Any) -> None:
     (told,) = harness.out.of(InfoChanged)
     assert told.info == harness.core.info()
     assert told.info.kv_blocks > before.kv_blocks or told.info.attention == before.attention
+
+
+def test_weights_that_cannot_be_loaded_leave_the_switch_as_it_was(make_engine: Any, monkeypatch: Any) -> None:
+    """The real core's part: "auto" stays "auto", whatever it came to here."""
+    harness = make_engine(Switches())
+    monkeypatch.setattr(harness.core, "_load", lambda _: 1 / 0)
+    harness.core.set_switches(Switches(quantization="int8"))
+    until(lambda: harness.core.has_work, "loading has failed")
+    harness.core.step()
+    last = harness.out.of(SwitchesApplied)[-1]
+    assert last.error and last.loading is None
+    assert last.switches == Switches()
