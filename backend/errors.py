@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class TenfoldError(Exception):
     """Base of every error that is meant to be read by a user."""
@@ -9,6 +11,7 @@ class TenfoldError(Exception):
     status = 500
     kind = "server_error"
     code: str | None = None
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -67,6 +70,14 @@ class UnavailableError(TenfoldError):
     status = 503
     kind = "server_error"
     code = "engine_unavailable"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "2"}
+
+
+class ModelFailedError(UnavailableError):
+    """The model cannot be loaded as it is; retrying will not help, and clients are told so."""
+
+    code = "model_failed"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
 
 
 class DocumentError(TenfoldError):

@@ -12,10 +12,11 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from backend.api.keys import ApiKeys
-from backend.engine.client import EngineClient, LocalEngine
+from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
-from backend.engine.switches import InvalidSwitchError, Switches
-from backend.errors import TenfoldError, UnavailableError
+from backend.engine.protocol import EngineClient, Phase
+from backend.engine.switches import Switches
+from backend.errors import ModelFailedError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache
 from backend.generation.conversations import Conversations
 from backend.generation.service import GenerationService
@@ -34,11 +35,10 @@ from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
 from backend.settings import SAMPLES, Settings
 from backend.store.database import Database
-from backend.store.tables import Setting
+from backend.switchboard.service import Switchboard
 
 log = logging.getLogger(__name__)
 
-SWITCHES_KEY = "switches"
 _current: Runtime | None = None
 
 
@@ -66,6 +66,7 @@ class Runtime:
         self.keys = ApiKeys(self.database)
         self.prices = Prices(settings, self.database)
         self.series = StatsSeries()
+        self.switchboard = Switchboard(self.database, lambda: self.engine)
         engine = LocalEngine(
             EngineConfig(
                 model=settings.model,
@@ -81,9 +82,11 @@ class Runtime:
                 threads=settings.threads,
                 use_kernels=settings.use_kernels,
                 hub_kernels=settings.hub_kernels,
-                switches=self._stored_switches(),
+                switches=self.switchboard.stored,
             ),
             on_stats=self.series.add,
+            on_applied=self.switchboard.keep,
+            hang_limit=settings.engine_hang_s,
         )
         self.engine: EngineClient = engine
         self._local = engine
@@ -103,7 +106,7 @@ class Runtime:
             self.embeddings,
             self.index,
             self.text,
-            lambda: int(self.engine.info["max_model_len"]),
+            lambda: self.engine.known().max_model_len,
             lambda: self.engine.switches,
             lambda: self.ingest.index_version,
         )
@@ -123,6 +126,7 @@ class Runtime:
             self.generations,
             lambda question, system: self.retriever.ground(question, [], None, system, source="job"),
         )
+        self._reading = threading.Lock()
         self._texts: dict[str, TextModel] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
 
@@ -139,12 +143,13 @@ class Runtime:
         import chromadb  # noqa: F401 - takes a second, while the engine loads
 
         while not self.engine.wait_ready(3600):
-            if self.engine.state.phase == "stopped":
+            if self.engine.state.phase is Phase.STOPPED:
                 return
             time.sleep(1)
         try:
-            info = self.engine.info
-            self.index.open(info["embedding_fingerprint"][:16], info["embedding_dimension"], self._report)
+            info = self.engine.known()
+            assert info.embedding_fingerprint is not None and info.embedding_dimension is not None
+            self.index.open(info.embedding_fingerprint[:16], info.embedding_dimension, self._report)
         except Exception:
             log.exception("the search index could not be opened")
             self.notice = "The search index could not be opened; see the log."
@@ -161,6 +166,7 @@ class Runtime:
         self.generations.close()
         self.index.close()
         self._local.stop()
+        self.switchboard.close()
         self.ledger.close()
         self.database.close()
         self._lock.release()
@@ -186,33 +192,33 @@ class Runtime:
     @property
     def ready(self) -> bool:
         """Whether the models' properties are known (they stay known while an engine is restarted)."""
-        return bool(self.engine.info)
-
-    def unavailable(self) -> UnavailableError:
-        """Why nothing can be answered now."""
-        return UnavailableError(self.engine.state.detail or "The model is being loaded; retry in a few seconds.")
+        return self.engine.info is not None
 
     def text(self) -> TextModel:
         """Tokenizer and chat template of the language model.
 
         Raises:
-            UnavailableError: the model is still being loaded, or could not be.
+            UnavailableError: the model is still being loaded.
+            ModelFailedError: it could not be, or has no tokenizer.
         """
-        if not self.ready and not self.engine.wait_ready(20):
-            raise self.unavailable()
-        folder = self.engine.info["model_folder"]
-        if folder not in self._texts:
-            try:
-                self._texts[folder] = TextModel(Path(folder))
-            except ModelNotFoundError as error:
-                raise UnavailableError(str(error)) from error
-        return self._texts[folder]
+        if not self.ready:
+            self.engine.wait_ready(20)
+        folder = self.engine.known().model_folder
+        with self._reading:  # once, however many ask first
+            if folder not in self._texts:
+                try:
+                    self._texts[folder] = TextModel(Path(folder))
+                except ModelNotFoundError as error:
+                    raise ModelFailedError(str(error)) from error
+            return self._texts[folder]
 
     def embedding_tokenizer(self) -> Tokenizer:
         """Tokenizer of the embedding model; raises as `text` does."""
-        if not self.ready and not self.engine.wait_ready(20):
-            raise self.unavailable()
-        folder = self.engine.info["embedding_folder"]
+        if not self.ready:
+            self.engine.wait_ready(20)
+        folder = self.engine.known().embedding_folder
+        if folder is None:
+            raise ModelFailedError("No embedding model is loaded. Set TENFOLD_EMBEDDING_MODEL.")
         if folder not in self._tokenizers:
             tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
             tokenizer.no_truncation()
@@ -226,26 +232,9 @@ class Runtime:
 
     # ---- switches ------------------------------------------------------------------------------------------------
 
-    def _stored_switches(self) -> Switches:
-        with self.database.session() as session:
-            stored = session.get(Setting, SWITCHES_KEY)
-        try:
-            return Switches().updated(stored.value) if stored else Switches()
-        except InvalidSwitchError:  # written by another version
-            log.warning("the stored switches are not understood; the defaults are used")
-            return Switches()
-
     def set_switches(self, changes: dict[str, Any]) -> Switches:
-        """Change switches now and for the next start.
-
-        Raises:
-            InvalidSwitchError: says which and what is allowed.
-        """
-        switches = self.engine.switches.updated(changes)
-        self.engine.set_switches(switches)
-        with self.database.session() as session:
-            session.merge(Setting(key=SWITCHES_KEY, value=switches.as_dict()))
-        return switches
+        """See `Switchboard.change`."""
+        return self.switchboard.change(changes)
 
 
 def open_runtime(settings: Settings | None = None) -> Runtime:

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     prefix_disk_mb: int = Field(2048, ge=0, description="Most that prompt states kept on disk may take.")
     max_model_len: int | None = Field(None, ge=32)
     token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
+    engine_hang_s: float = Field(
+        120.0, gt=0, description="Seconds without a sign of life or work after which a hung engine is restarted."
+    )
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted.")

@@ -92,7 +92,8 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
             top_p = st.slider("Top-p", 0.05, 1.0, 0.9, 0.05, key="top_p", persist_state="session")
             repetition = st.slider("Repetition penalty", 1.0, 1.5, 1.0, 0.05, key="repetition", persist_state="session",
                                    help="Above 1 keeps small models from going in circles.")
-            context = int(runtime.engine.info.get("max_model_len", 2048))
+            info = runtime.engine.info
+            context = info.max_model_len if info else 2048
             longest = max(32, min(4096, context // 2) // 16 * 16)
             max_tokens = st.slider("Longest answer (tokens)", 16, longest, min(256, longest), 16, key="max_tokens",
                                    persist_state="session")

@@ -66,7 +66,8 @@ def engine_banner(runtime: Runtime) -> None:
                 st.rerun()
         elif runtime.notice:
             st.info(runtime.notice, icon="⏳")
-        for notice in runtime.engine.info.get("notices", []):
+        info = runtime.engine.info
+        for notice in info.notices if info else ():
             st.caption(f":orange[{notice}]")
 
     banner()

@@ -51,10 +51,8 @@ def status(runtime: Runtime) -> None:
         if loading and latest.loading is None and latest.switches == runtime.engine.switches:
             st.rerun()
         info = runtime.engine.info
-        st.markdown(
-            f"Serving **{runtime.settings.served_model}** in **{latest.variant}** on {info.get('device', '?')}"
-            f" · {info.get('attention', '')}"
-        )
+        where = f" on {info.device} · {info.attention}" if info else ""
+        st.markdown(f"Serving **{runtime.settings.served_model}** in **{latest.variant}**{where}")
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")
@@ -75,7 +73,7 @@ def main() -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for about in describe():
         groups.setdefault(about["group"], []).append(about)
-    ineffective: dict[str, str] = runtime.engine.info.get("ineffective", {})
+    ineffective = runtime.engine.info.ineffective if runtime.engine.info else {}
     for group, members in groups.items():
         st.markdown(f"##### {group}")
         for about in members:

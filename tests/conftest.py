@@ -106,7 +106,7 @@ class Server:
     def engine_pid(self) -> int:
         assert self.process is not None
         children = psutil.Process(self.process.pid).children()
-        return next(c.pid for c in children if "backend.engine.core" in " ".join(c.cmdline()))
+        return next(c.pid for c in children if "backend.engine.process" in " ".join(c.cmdline()))
 
     def upload(self, name: str, data: bytes) -> dict[str, Any]:
         answer = httpx.post(f"{self.url}/api/documents", files={"files": (name, data)}, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,15 +11,18 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.api.dependencies import runtime_of
-from backend.engine.client import EngineUnavailableError
+from backend.engine.protocol import Phase
 from backend.engine.switches import InvalidSwitchError, describe
-from backend.errors import InvalidInputError
+from backend.errors import InvalidInputError, ModelFailedError, UnavailableError
 from backend.runtime import Runtime
 
 router = APIRouter(tags=["Control"])
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
-HEALTH_TIMEOUT = 3.0
+HEALTH_TIMEOUT = 1.0
+"""Seconds a health check waits for a turn; a longer turn is no illness, and its age is told."""
+STORE_TIMEOUT = 2.0
+"""Seconds a change waits for its switches to be stored."""
 
 
 def _switches(runtime: Runtime) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def _switches(runtime: Runtime) -> dict[str, Any]:
         "variant": applied.variant if applied else None,
         "loading": applied.loading if applied else None,
         "error": applied.error if applied else None,
+        "stored": runtime.engine.switches == runtime.switchboard.stored,  # what the next start begins with
         "about": describe(),
     }
 
@@ -40,42 +45,56 @@ def get_switches(runtime: RuntimeDep) -> dict[str, Any]:
 
 @router.patch("/api/switches")
 def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeDep) -> dict[str, Any]:
-    """Change some; the others stay."""
+    """Change some; the others stay.
+
+    `stored` says whether the next start begins with them: they are stored once they are in force, which takes as long
+    as weights need to be loaded, and a database that cannot be written now is tried again.
+    """
     try:
         runtime.set_switches(changes)
     except InvalidSwitchError as error:
         raise InvalidInputError(str(error), param="switches") from error
+    runtime.switchboard.settled(STORE_TIMEOUT)
     return _switches(runtime)
 
 
 @router.get("/healthz")
 def healthz(runtime: RuntimeDep) -> JSONResponse:
-    """200 only if the engine's loop answered from within a turn just now."""
-    state = runtime.engine.state
+    """200 while requests are answered; `last_turn_seconds` ago the engine's loop was heard of. 503 says why not."""
+    engine = runtime.engine
+    state = engine.state
     body: dict[str, Any] = {
         "status": state.phase,
         "detail": state.detail,
         "model": runtime.settings.served_model,
         "restarts": state.restarts,
     }
+    if state.phase is not Phase.READY:
+        error = state.error()
+        return JSONResponse(body | {"detail": error.message}, status_code=error.status, headers=error.headers)
     try:
-        stats = runtime.engine.ping(HEALTH_TIMEOUT)
-    except EngineUnavailableError as error:
-        return JSONResponse(body | {"detail": str(error)}, status_code=503)
-    body |= {
-        "status": "ok",
-        "variant": stats.variant,
-        "device": runtime.engine.info["device"],
-        "attention": runtime.engine.info["attention"],
-        "uptime_seconds": round(stats.uptime, 1),
-        "queue": {
-            "running": stats.running,
-            "waiting_realtime": stats.waiting_realtime,
-            "waiting_batch": stats.waiting_batch,
-        },
-        "stats": {key: value for key, value in asdict(stats).items() if key != "nonce"},
-    }
-    return JSONResponse(body)
+        runtime.text()
+    except ModelFailedError as error:
+        failed = {"status": Phase.FAILED, "detail": error.message}
+        return JSONResponse(body | failed, status_code=error.status, headers=error.headers)
+    stats = engine.stats
+    with contextlib.suppress(UnavailableError):  # a long turn
+        stats = engine.ping(HEALTH_TIMEOUT)
+    hung = engine.hung
+    body |= {"status": "hung" if hung else "ok", "last_turn_seconds": round(engine.silence, 1)}
+    if engine.info is not None:
+        body |= {"variant": engine.info.variant, "device": engine.info.device, "attention": engine.info.attention}
+    if stats is not None:
+        body |= {
+            "uptime_seconds": round(stats.uptime, 1),
+            "queue": {
+                "running": stats.running,
+                "waiting_realtime": stats.waiting_realtime,
+                "waiting_batch": stats.waiting_batch,
+            },
+            "stats": {key: value for key, value in asdict(stats).items() if key != "nonce"},
+        }
+    return JSONResponse(body, status_code=503 if hung else 200)
 
 
 @router.get("/metrics")

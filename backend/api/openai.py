@@ -342,9 +342,7 @@ def _plain_logprobs(runtime: Runtime, pieces: list[Piece]) -> dict[str, Any]:
 def create_embeddings(body: EmbeddingBody, runtime: RuntimeDep) -> dict[str, Any]:
     """Embed one input or several; texts that were embedded before are not computed again."""
     _check_model(body.model, runtime.settings.served_embedding_model)
-    if not runtime.ready:
-        raise runtime.unavailable()
-    dimension = runtime.engine.info["embedding_dimension"]
+    dimension = runtime.engine.known().embedding_dimension
     if body.dimensions not in (None, dimension):
         raise InvalidInputError(f"This model gives {dimension} dimensions only.", param="dimensions")
     texts = _texts(runtime, body)
@@ -389,5 +387,4 @@ def _encode(vector: np.ndarray, encoding: str) -> list[float] | str:
 
 def as_response(error: TenfoldError) -> JSONResponse:
     """An error as OpenAI clients expect it."""
-    headers = {"retry-after": "2"} if error.status == 503 else None
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)

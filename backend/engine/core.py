@@ -1,11 +1,11 @@
 """The engine's loop: drain messages → schedule → forward → sample → emit.
 
-`EngineCore` is one process' worth of serving without the process; `serve` runs it behind a pipe.
+`EngineCore` is one process' worth of serving without the process, which is `process.py`.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import gc
 import hashlib
 import logging
@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -34,15 +33,14 @@ from backend.engine.messages import (
     Abort,
     Embed,
     Embedded,
+    EngineInfo,
     Failed,
     Finished,
     Generate,
-    LoadFailed,
+    InfoChanged,
     Logprob,
     Ping,
-    Ready,
     SetSwitches,
-    Shutdown,
     Stats,
     StepOutput,
     SwitchesApplied,
@@ -53,7 +51,7 @@ from backend.engine.sampler import sample
 from backend.engine.scheduler import Scheduled, Scheduler
 from backend.engine.sequence import Sequence, Status
 from backend.engine.switches import Switches, ineffective
-from backend.models.checkpoint import fingerprint, load_tokenizer, resolve
+from backend.models.checkpoint import fingerprint, resolve
 
 log = logging.getLogger("tenfold.engine")
 
@@ -123,6 +121,7 @@ class EngineCore:
         self.folder = resolve(config.model, config.cache_dir)
         self.fingerprint = fingerprint(self.folder, config.cache_dir)
         self.switches = config.switches
+        self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._swap_lock = threading.Lock()
         self._loaded: tuple[Decoder | None, str, str | None] | None = None  # (decoder, variant, error)
         self._loading: str | None = None
@@ -216,38 +215,39 @@ class EngineCore:
         """The block accounting in force."""
         return self.scheduler.cache
 
-    def info(self) -> dict[str, Any]:
-        """What was loaded, where, and its limits: for people and for the web process."""
+    def info(self) -> EngineInfo:
+        """What is loaded, where, and its limits: for people and for the web process."""
         cuda = self.device.type == "cuda"
-        return {
-            "model_folder": str(self.folder),
-            "fingerprint": self.fingerprint,
-            "family": self.decoder.shape.family,
-            "vocab": self.decoder.shape.vocab,
-            "eos_ids": list(self.decoder.shape.eos_ids),
-            "max_model_len": self.max_model_len,
-            "variant": self.decoder.variant,
-            "device": torch.cuda.get_device_name() if cuda else f"cpu ({torch.get_num_threads()} threads)",
-            "device_type": self.device.type,
-            "attention": self.attention.name,
-            "notices": [*self.notices, *self.decoder.notices],
-            "ineffective": ineffective(
+        return EngineInfo(
+            model_folder=str(self.folder),
+            fingerprint=self.fingerprint,
+            family=self.decoder.shape.family,
+            vocab=self.decoder.shape.vocab,
+            eos_ids=tuple(self.decoder.shape.eos_ids),
+            max_model_len=self.max_model_len,
+            variant=self.decoder.variant,
+            device=torch.cuda.get_device_name() if cuda else f"cpu ({torch.get_num_threads()} threads)",
+            device_type=self.device.type,
+            attention=self.attention.name,
+            notices=(*self.notices, *self.decoder.notices),
+            ineffective=ineffective(
                 self.device.type,
                 kernels=isinstance(self.attention, KernelAttention),
                 scattered=self.attention.scattered,
                 graphs=self._graphs is not None,
                 bf16=working_dtype(self.device) is torch.bfloat16,
             ),
-            "kv_blocks": self.cache.total,
-            "block_size": BLOCK_SIZE,
-            "load_seconds": self.load_seconds,
-            "embedding_folder": str(self.embedding_folder) if self.embedding_folder else None,
-            "embedding_fingerprint": self._embedding_fingerprint(),
-            "embedding_dimension": self.encoder.dimension if self.encoder else None,
-            "embedding_max_tokens": self.encoder.max_tokens if self.encoder else None,
-            "pid": os.getpid(),
-        }
+            kv_blocks=self.cache.total,
+            block_size=BLOCK_SIZE,
+            load_seconds=self.load_seconds,
+            embedding_folder=str(self.embedding_folder) if self.embedding_folder else None,
+            embedding_fingerprint=self._embedding_fingerprint,
+            embedding_dimension=self.encoder.dimension if self.encoder else None,
+            embedding_max_tokens=self.encoder.max_tokens if self.encoder else None,
+            pid=os.getpid(),
+        )
 
+    @functools.cached_property
     def _embedding_fingerprint(self) -> str | None:
         """Of weights and of how they are computed with: whatever a vector's bits depend on."""
         if self.encoder is None or self.embedding_folder is None:
@@ -272,15 +272,15 @@ class EngineCore:
         if pages_change:
             self._replace(self.decoder)
         wanted = resolve_variant(switches.quantization, self.device)
-        if wanted != (self._loading or self.decoder.variant):
-            if wanted == self.decoder.variant:
-                self._loading = None
-            else:
-                self._loading = wanted
-                threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
-        self._say_switches()
+        if wanted == self.decoder.variant:
+            self._loading, self._served = None, switches.quantization
+        elif wanted != self._loading:
+            self._loading = wanted
+            threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
+        self.say_switches()
 
-    def _say_switches(self, error: str | None = None) -> None:
+    def say_switches(self, error: str | None = None) -> None:
+        """Say which switches are in force, and what is being loaded."""
         self.emit(SwitchesApplied(self.switches, self.decoder.variant, self._loading, error))
 
     def _load_in_background(self, variant: str) -> None:
@@ -308,11 +308,12 @@ class EngineCore:
             return  # the user changed their mind meanwhile
         self._loading = None
         if decoder is None:
-            self.switches = self.switches.updated({"quantization": self.decoder.variant})
-            self._say_switches(error)
+            self.switches = self.switches.updated({"quantization": self._served})
+            self.say_switches(error)
             return
         self._replace(decoder)
-        self._say_switches()
+        self._served = self.switches.quantization
+        self.say_switches()
 
     def _replace(self, decoder: Decoder) -> None:
         """Put other weights or pages in place; what runs is read again: half a sequence under each is neither."""
@@ -321,6 +322,7 @@ class EngineCore:
         del self.attention
         self._install(decoder)
         gc.collect()
+        self.emit(InfoChanged(self.info()))
 
     def close(self) -> None:
         """Let what is still to be kept reach the disk."""
@@ -622,57 +624,3 @@ class EngineCore:
             disk_bytes=self.store.files.size if self.store else 0,
             chunk_tokens=self.chunks.reused_tokens if self.chunks else 0,
         )
-
-
-def serve(connection: Connection, config: EngineConfig) -> None:
-    """Run an engine behind a pipe until it is told to stop or the other end is gone."""
-    try:
-        core = EngineCore(config, connection.send)
-        for folder in (core.folder, core.embedding_folder):
-            if folder is not None:
-                load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
-    except Exception as error:
-        log.exception("the engine could not start")
-        connection.send(LoadFailed(f"{type(error).__name__}: {error}" if not str(error) else str(error)))
-        return
-    connection.send(Ready(core.info()))
-    core._say_switches()
-    try:
-        while True:
-            wait: float | None = 0.0
-            if not core.has_work:
-                wait = 0.05 if core.loading else None  # asleep until a message comes
-            elif core.scheduler.has_work:
-                wait = core.scheduler.hold(time.monotonic())
-            if connection.poll(wait):
-                message = connection.recv()
-                if isinstance(message, Shutdown):
-                    return
-                core.handle(message)
-                while connection.poll(0):
-                    message = connection.recv()
-                    if isinstance(message, Shutdown):
-                        return
-                    core.handle(message)
-                if core.scheduler.has_work and core.scheduler.hold(time.monotonic()) > 0:
-                    continue  # still waiting for company
-            if core.has_work:
-                core.step()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        log.info("the other end is gone; ending")
-    finally:
-        core.close()
-
-
-def main() -> None:
-    """Entry point of the engine process: `python -m backend.engine.core --fd N`, configuration first on the pipe."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the pipe to the web process")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
-    connection = Connection(arguments.fd)
-    serve(connection, connection.recv())
-
-
-if __name__ == "__main__":
-    main()

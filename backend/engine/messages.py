@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from backend.engine.switches import Switches
 
@@ -117,10 +116,60 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The model is loaded and the loop turns. `info` describes model, device and limits."""
+class EngineInfo:
+    """What an engine has loaded, where, and its limits.
 
-    info: dict[str, Any]
+    Attributes:
+        model_folder: of the language model, with its tokenizer.
+        fingerprint: of its weights.
+        eos_ids: tokens that end an answer.
+        max_model_len: most tokens of prompt and answer together.
+        variant: how the weights are held.
+        attention: the attention backend in use.
+        notices: what a person should know about how it runs here.
+        kv_blocks: pages of the KV cache, of `block_size` tokens each.
+        load_seconds: how long loading took.
+        embedding_folder: of the embedding model; None without one, as are the other `embedding_*`.
+        embedding_fingerprint: of its weights and of how they are computed with.
+        embedding_max_tokens: most tokens of one input.
+        pid: of the engine's process.
+        ineffective: switches that do nothing here, and why.
+    """
+
+    model_folder: str
+    fingerprint: str
+    family: str
+    vocab: int
+    eos_ids: tuple[int, ...]
+    max_model_len: int
+    variant: str
+    device: str
+    device_type: str
+    attention: str
+    notices: tuple[str, ...]
+    kv_blocks: int
+    block_size: int
+    load_seconds: float
+    embedding_folder: str | None
+    embedding_fingerprint: str | None
+    embedding_dimension: int | None
+    embedding_max_tokens: int | None
+    pid: int
+    ineffective: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded and the loop turns."""
+
+    info: EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class InfoChanged:
+    """Weights or pages were changed, and with them what the engine says of itself."""
+
+    info: EngineInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +220,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request ended in an error. `kind`: "invalid" (the request's fault) or "internal"."""
+    """A request ended in an error.
+
+    `kind`: "invalid" (the request's fault), "internal" (of this request alone), "unavailable" (the engine is away) or
+    "load_failed" (the model cannot be loaded, so that asking again will not help).
+    """
 
     request_id: str
     error: str

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from backend.engine.client import EngineClient, Event, Token
 from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
-from backend.errors import ContextLengthError, InvalidInputError, TenfoldError, UnavailableError
+from backend.engine.protocol import EngineClient, Event, Token
+from backend.errors import ContextLengthError, InvalidInputError, ModelFailedError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache, answer_key, repeatable, scope_key
 from backend.metering.account import Account
 from backend.metering.ledger import Ledger
@@ -261,8 +261,8 @@ class GenerationService:
             ids = list(request.token_ids or [])
         if not ids:
             raise InvalidInputError("The prompt is empty.", param="prompt")
-        info = self.engine.info
-        vocab, context = info["vocab"], info["max_model_len"]
+        info = self.engine.known()
+        vocab, context = info.vocab, info.max_model_len
         wrong = next((i for i in ids if not 0 <= i < vocab), None)
         if wrong is not None:
             raise InvalidInputError(f"Token id {wrong} is outside the vocabulary of {vocab} tokens.", param="prompt")
@@ -290,7 +290,7 @@ class GenerationService:
             return generation
         ids, sampling, segments = self.prepare(request)
         switches = self.engine.switches
-        identity = f"{request.salt}:{self.model}:{self.engine.info['fingerprint']}:{self._variant()}"
+        identity = f"{request.salt}:{self.model}:{self.engine.known().fingerprint}:{self._variant()}"
         key = answer_key(ids, sampling, request.stop, f"{identity}:{request.index_version}")
         keeps = switches.answer_cache and repeatable(sampling) and sampling.logprobs is None
         scope = ""
@@ -335,8 +335,8 @@ class GenerationService:
                     )  # fmt: skip
                     self._later(lambda: self.answers.put(answer))
             elif isinstance(event, Failed):
-                kind = InvalidInputError if event.kind == "invalid" else UnavailableError
-                generation.update(status="failed", error=kind(event.error))
+                kinds = {"invalid": InvalidInputError, "load_failed": ModelFailedError}
+                generation.update(status="failed", error=kinds.get(event.kind, UnavailableError)(event.error))
 
         if generation.cancelled:
             generation.update(status="done", finish_reason="abort")

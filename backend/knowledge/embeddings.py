@@ -18,8 +18,8 @@ from sqlalchemy import insert, update
 from sqlmodel import col, func, select
 from tokenizers import Tokenizer
 
-from backend.engine.client import EngineClient, EngineUnavailableError
 from backend.engine.messages import REALTIME
+from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.metering.ledger import Ledger
@@ -61,7 +61,7 @@ class EmbeddingService:
     @property
     def fingerprint(self) -> str:
         """Of the embedding model now loaded, its weights and how it computes."""
-        return str(self._engine.info["embedding_fingerprint"])
+        return str(self._engine.known().embedding_fingerprint)
 
     def key(self, text: str) -> str:
         """The cache key of a text under the model now loaded."""
@@ -99,7 +99,7 @@ class EmbeddingService:
         if not all(normalized):
             raise InvalidInputError("An input text is empty.", param="input")
         if not self._engine.wait_ready(60):
-            raise UnavailableError(self._engine.state.detail or "The embedding model is not loaded yet; retry soon.")
+            raise self._engine.state.error()
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
         if not self._engine.switches.embedding_cache:
@@ -125,7 +125,7 @@ class EmbeddingService:
         return Embedded(np.stack([found[key] for key in keys]), len(computed), len(texts) - len(computed), tokens)
 
     def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
-        limit = int(self._engine.info["embedding_max_tokens"])
+        limit = self._engine.known().embedding_max_tokens or 0
         out = []
         for encoding in self._tokenizer().encode_batch(texts):
             ids = encoding.ids
@@ -160,6 +160,7 @@ class EmbeddingService:
                     theirs[key] = flight
         computed: set[str] = set()
         seconds, tokens = 0.0, 0
+        asked: list[Future[tuple[np.ndarray, float]]] = []
         try:
             # Somebody may have finished between our look-up and our claim.
             late = self._lookup(list(mine)) if mine else {}
@@ -167,7 +168,7 @@ class EmbeddingService:
             todo = [key for key in mine if key not in late]
             parts = [todo[start : start + STEP] for start in range(0, len(todo), STEP)]
             # One message ahead: the engine works on it while what it gave before is stored.
-            asked = [self._ask([missing[key] for key in part], path) for part in parts[:1]]
+            asked += [self._ask([missing[key] for key in part], path) for part in parts[:1]]
             for at, part in enumerate(parts):
                 asked += [self._ask([missing[key] for key in after], path) for after in parts[at + 1 : at + 2]]
                 vectors, took = self._answer(asked[at])
@@ -182,6 +183,8 @@ class EmbeddingService:
             for key, flight in mine.items():
                 flight.set_result(found[key])
         except BaseException as error:
+            for future in asked:
+                future.cancel()  # nobody waits for it any more
             for flight in mine.values():
                 if not flight.done():
                     flight.set_exception(error)
@@ -195,18 +198,14 @@ class EmbeddingService:
         return computed, seconds, tokens
 
     def _ask(self, token_ids: list[list[int]], path: str) -> Future[tuple[np.ndarray, float]]:
-        try:
-            return self._engine.embed(token_ids, path)
-        except EngineUnavailableError as error:
-            raise UnavailableError(str(error)) from error
+        return self._engine.embed(token_ids, path)
 
     @staticmethod
     def _answer(asked: Future[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
         try:
             return asked.result(ENGINE_TIMEOUT)
-        except EngineUnavailableError as error:
-            raise UnavailableError(str(error)) from error
         except TimeoutError as error:
+            asked.cancel()
             raise UnavailableError("The embedding model did not answer in time.") from error
         except ValueError as error:
             raise InvalidInputError(str(error), param="input") from error

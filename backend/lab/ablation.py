@@ -17,9 +17,10 @@ from typing import Any
 
 import sacrebleu
 
-from backend.engine.client import Event, LocalEngine, Token
+from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
 from backend.engine.messages import Failed, Finished, Generate, SamplingParams, Usage
+from backend.engine.protocol import Event, Token
 from backend.engine.switches import PRESETS, Switches
 from backend.lab.workload import Case, document_questions
 from backend.metering.account import percentiles
@@ -98,7 +99,7 @@ def main() -> None:
     try:
         if not engine.wait_ready(LOAD_TIMEOUT):
             raise RuntimeError(engine.state.detail)
-        text = TextModel(Path(engine.info["model_folder"]))
+        text = TextModel(Path(engine.known().model_folder))
         cases = document_questions(text, a.repeat)
         references = [case.reference for case in cases]
         baseline: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from backend.engine.client import EngineClient
+from backend.engine.protocol import EngineClient, Phase
 from backend.metering.account import Account
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -64,7 +64,7 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the engine's latest statistics."""
         yield GaugeMetricFamily(
-            "tenfold_engine_up", "1 while the engine is ready.", value=float(self._engine.state.phase == "ready")
+            "tenfold_engine_up", "1 while the engine is ready.", value=float(self._engine.state.phase is Phase.READY)
         )
         yield CounterMetricFamily(
             "tenfold_engine_restarts", "Times the engine was brought back.", value=self._engine.state.restarts

@@ -22,7 +22,7 @@ class Sample:
 
 
 class StatsSeries:
-    """Collects statistics as the engine sends them: often while it works, never while it is idle."""
+    """Collects statistics as the engine sends them: often while it works, seldom while it is idle."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=20_000)

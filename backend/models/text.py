@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from backend.models.checkpoint import BadModelError, load_tokenizer, read_json
+
+log = logging.getLogger(__name__)
 
 
 class TemplateFailedError(ValueError):
@@ -126,11 +129,23 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """Add a token; returns the text that is now certain."""
         self._ids.append(token_id)
-        piece = self._stream.step(self._model.tokenizer, token_id)
+        piece = self._step(token_id)
         if piece is None:
             return ""
         self._decoded = len(self._ids)
         return self._filter(piece)
+
+    def _step(self, token_id: int) -> str | None:
+        """One step of the stream; a stream that some byte sequences have broken is begun anew, as vLLM does."""
+        try:
+            piece: str | None = self._stream.step(self._model.tokenizer, token_id)
+        except Exception as error:  # the binding raises nothing narrower
+            if "Invalid prefix" not in str(error):
+                raise
+            log.warning("a text stream lost its place and goes on after it: %s", error)
+            self._stream = DecodeStream(skip_special_tokens=True)
+            piece = self._stream.step(self._model.tokenizer, token_id)
+        return piece
 
     def finish(self) -> str:
         """Text still held when no more tokens come; an unfinished character becomes U+FFFD."""

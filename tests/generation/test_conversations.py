@@ -113,7 +113,7 @@ def test_a_dead_engine_fails_the_answer_and_keeps_what_was_written(runtime: Runt
     follower = generation.follow()
     for _ in range(5):
         next(follower)
-    os.kill(runtime.engine.info["pid"], signal.SIGKILL)
+    os.kill(runtime.engine.known().pid, signal.SIGKILL)
     assert generation.wait(60)
     stored = runtime.conversations.messages(chat.id)[-1]
     assert stored.state == "failed" and "started again" in stored.error and stored.text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
 from backend import packaged
@@ -48,6 +49,28 @@ def test_streamed_text_equals_decoded_text(sample: str) -> None:
     assert "".join(pieces) + decoder.finish() == whole
     if "�" not in whole:  # the vocabulary lacks some bytes, which no decoding can bring back
         assert not any("�" in piece for piece in pieces), "half a character was shown"
+
+
+class BrokenStream:
+    """A DecodeStream as some byte sequences leave it: it raises from its second token on."""
+
+    def __init__(self, skip_special_tokens: bool) -> None:
+        self.stream, self.steps = DecodeStream(skip_special_tokens=skip_special_tokens), 0
+
+    def step(self, tokenizer: Any, token_id: int) -> str | None:
+        self.steps += 1
+        if self.steps > 2:
+            raise Exception("Invalid prefix encountered while decoding stream. Token ID: 1")
+        piece: str | None = self.stream.step(tokenizer, token_id)
+        return piece
+
+
+def test_a_broken_text_stream_goes_on(text: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.models.text.DecodeStream", BrokenStream)
+    ids = text.encode("The harbour wakes before the sun and the gulls")
+    decoder = StreamDecoder(text, [])
+    written = "".join(decoder.push(token) for token in ids) + decoder.finish()
+    assert written == text.decode(ids), "words were lost"
 
 
 def test_a_stop_string_split_over_tokens_is_never_shown(text: TextModel) -> None:

@@ -1,0 +1,100 @@
+"""The engine as a process: `python -m backend.engine.process --fd N`, configuration first on the pipe.
+
+`serve` turns a core's loop until it is told to stop or the web process is gone; what a turn does is the core's matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from backend.engine.config import EngineConfig
+from backend.engine.messages import LoadFailed, Ready, Shutdown
+from backend.engine.pipe import Pipe
+
+if TYPE_CHECKING:
+    from backend.engine.core import EngineCore
+
+log = logging.getLogger("tenfold.engine")
+
+MOST_UNREAD = 8 << 20
+"""Bytes the web process may leave unread before the engine computes no more; it goes on hearing what it is told."""
+LAST_WORDS = 2.0
+"""Seconds for the web process to take what was sent before the engine ends."""
+
+
+def serve(pipe: Pipe, load: Callable[[Callable[[Any], None]], EngineCore]) -> None:
+    """Run an engine behind a pipe until it is told to stop or the other end is gone.
+
+    Args:
+        pipe: to the web process.
+        load: makes the core, given what to emit messages with.
+    """
+    try:
+        core = load(pipe.send)
+    except Exception as error:
+        log.exception("the engine could not start")
+        pipe.send(LoadFailed(f"{type(error).__name__}: {error}" if not str(error) else str(error)))
+        return
+    pipe.send(Ready(core.info()))
+    core.say_switches()
+    try:
+        while _take_in(pipe, core):
+            if core.has_work and pipe.backlog <= MOST_UNREAD:
+                core.step()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        log.info("the other end is gone; ending")
+    finally:
+        core.close()
+
+
+def _take_in(pipe: Pipe, core: EngineCore) -> bool:
+    """Wait for messages while there is nothing to do, and give them to the core; False when told to stop."""
+    while True:
+        wait: float | None = 0.0
+        if pipe.backlog > MOST_UNREAD:
+            wait = 0.05
+        elif not core.has_work:
+            wait = 0.05 if core.loading else None  # asleep until a message comes
+        elif core.scheduler.has_work:
+            wait = core.scheduler.hold(time.monotonic())
+        if not pipe.poll(wait):
+            return True
+        while pipe.poll(0):
+            message = pipe.receive()
+            if isinstance(message, Shutdown):
+                return False
+            core.handle(message)
+        if not (core.scheduler.has_work and core.scheduler.hold(time.monotonic()) > 0):
+            return True  # nothing waits for company
+
+
+def main() -> None:
+    """Entry point of the engine process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the pipe to the web process")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
+    pipe = Pipe(Connection(arguments.fd), "to-web")
+    config: EngineConfig = pipe.receive()
+
+    def load(emit: Callable[[Any], None]) -> EngineCore:
+        from backend.engine.core import EngineCore  # torch and the models' code take seconds to import
+        from backend.models.checkpoint import load_tokenizer
+
+        core = EngineCore(config, emit)
+        for folder in (core.folder, core.embedding_folder):
+            if folder is not None:
+                load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
+        return core
+
+    serve(pipe, load)
+    pipe.close(LAST_WORDS)
+
+
+if __name__ == "__main__":
+    main()
