@@ -1,4 +1,4 @@
-"""The engine's loop: drain messages → schedule → forward → sample → emit.
+"""The engine's loop: drain messages → schedule → run → commit → charge → emit.
 
 `EngineCore` is one process' worth of serving without the process, which is `process.py`.
 """
@@ -9,11 +9,12 @@ import functools
 import gc
 import hashlib
 import logging
+import math
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from backend.engine.chunk_cache import ChunkCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda_graphs import DecodeGraphs
 from backend.engine.decoder import Decoder
+from backend.engine.embedding.queue import Embedding, EmbeddingQueue
 from backend.engine.encoder import Encoder
 from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
 from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import (
+    BATCH,
     REALTIME,
     Abort,
     Embed,
@@ -57,6 +60,15 @@ log = logging.getLogger("tenfold.engine")
 
 STATS_INTERVAL = 0.25
 """Seconds between unasked statistics while there is work."""
+BACKGROUND_PAUSE = 0.05
+"""Seconds that an idle loop sleeps while weights are loaded, or the disk is busy with blocks, beside it."""
+KEPT_A_TURN = 8
+"""Blocks copied for the disk in one turn: some milliseconds, which nobody's next token waits longer for."""
+CLOSING_SECONDS = 2.0
+"""Most that the end of the process waits for blocks to be copied."""
+
+Produced = list[tuple[Sequence, int, Logprob | None]]
+"""Tokens of one step, in the order in which they were drawn."""
 
 
 class KeptBlocks:
@@ -65,26 +77,38 @@ class KeptBlocks:
     def __init__(self, files: PrefixStore, attention: PagedAttention) -> None:
         self.files, self._attention = files, attention
 
+    @property
+    def ready(self) -> bool:
+        """See `BlockStore.ready`."""
+        return self.files.ready
+
     def has(self, digest: bytes) -> bool:
         """See `BlockStore.has`."""
         return self.files.has(digest)
 
+    def wants(self, digest: bytes) -> bool:
+        """See `BlockStore.wants`."""
+        return self.files.wants(digest)
+
+    def touch(self, digest: bytes) -> None:
+        """See `BlockStore.touch`."""
+        self.files.touch(digest)
+
     def restore(self, digest: bytes, tokens: tuple[int, ...], block: int) -> bool:
         """See `BlockStore.restore`."""
-        pages = self.files.load(digest, tokens)
-        if pages is None:
+        try:
+            pages = self.files.load(digest, tokens)
+            if pages is None:
+                return False
+            self._attention.write_block(block, pages)
+        except Exception:  # whatever is wrong with it, the block can be computed
+            log.exception("a kept block could not be brought back")
             return False
-        self._attention.write_block(block, pages)
         return True
 
     def keep(self, digest: bytes, tokens: tuple[int, ...], block: int) -> None:
         """See `BlockStore.keep`."""
-        if self.files.wants(digest):
-            self.files.save(digest, tokens, self._attention.read_block(block))
-
-    def close(self) -> None:
-        """Let everything reach the disk."""
-        self.files.close()
+        self.files.save(digest, tokens, self._attention.read_block(block))
 
 
 def _reading(switches: Switches) -> Reading:
@@ -96,6 +120,24 @@ def _reading(switches: Switches) -> Reading:
 
 class InvalidRequestError(ValueError):
     """A request that can never be served; says what about it is wrong."""
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A variant being loaded by a thread of its own, which writes here and nowhere else; `done` comes last."""
+
+    variant: str
+    decoder: Decoder | None = None
+    error: str | None = None
+    done: bool = False
+
+
+def _check_ids(token_ids: object, vocab: int) -> None:
+    """Raise InvalidRequestError where something is no list of token ids. Types first: True and 5.0 compare well."""
+    if not isinstance(token_ids, list) or not set(map(type, token_ids)) <= {int}:
+        raise InvalidRequestError("Token ids must be a list of integers.")
+    if token_ids and not 0 <= (low := min(token_ids)) <= (high := max(token_ids)) < vocab:
+        raise InvalidRequestError(f"Token id {low if low < 0 else high} is outside the vocabulary of {vocab}.")
 
 
 class EngineCore:
@@ -122,10 +164,9 @@ class EngineCore:
         self.fingerprint = fingerprint(self.folder, config.cache_dir)
         self.switches = config.switches
         self._served = config.switches.quantization  # the switch's value for the weights that serve
-        self._swap_lock = threading.Lock()
-        self._loaded: tuple[Decoder | None, str, str | None] | None = None  # (decoder, variant, error)
-        self._loading: str | None = None
+        self._load_wanted: Load | None = None
         self._scheduler: Scheduler | None = None
+        self._files: PrefixStore | None = None
 
         started = time.monotonic()
         self.store: KeptBlocks | None = None
@@ -140,7 +181,7 @@ class EngineCore:
             )
         self.load_seconds = time.monotonic() - started
 
-        self._embeds: deque[Embed] = deque()
+        self._embeddings = EmbeddingQueue()
         self._live: dict[str, Sequence] = {}
         self.started = time.monotonic()
         self.busy_seconds = 0.0
@@ -149,6 +190,7 @@ class EngineCore:
         self.drafted_tokens = self.accepted_tokens = 0
         self.embedded_texts, self.embedding_seconds = 0, 0.0
         self._stats_at = 0.0
+        self._stuck = False  # something runs, and the last turn could schedule nothing of it
         self._process = psutil.Process()
 
     # ---- models --------------------------------------------------------------------------------------------------
@@ -173,22 +215,33 @@ class EngineCore:
         self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
         self._graphs = DecodeGraphs(decoder, self.attention, blocks, self.max_model_len) if graphs else None
         identity = f"{self.fingerprint}:{decoder.variant}:{self.attention.name}:{self.attention.block_bytes}"
-        if self.store is not None:
-            self.store.close()
-            self.store = None
         if self.config.prefix_dir is not None:
-            self.store = KeptBlocks(
-                PrefixStore(
-                    self.config.prefix_dir, identity, self.attention.block_bytes, self.config.prefix_disk_bytes
-                ),
-                self.attention,
-            )
-        cache = BlockCache(blocks, identity, reuse=self.switches.prefix_cache)
-        cache.store = self.store if self.switches.disk_prefix_cache else None
+            bytes_ = self.attention.block_bytes
+            if self._files is None:
+                self._files = PrefixStore(self.config.prefix_dir, identity, bytes_, self.config.prefix_disk_bytes)
+            else:
+                self._files.use(identity, bytes_)
+            self.store = KeptBlocks(self._files, self.attention)
+        cache = self._empty_cache(blocks, identity)
         if self._scheduler is None:
             self._scheduler = Scheduler(cache, self.switches, self.config.token_budget)
         self._scheduler.cache = cache
         self._set_chunks()
+
+    def _empty_cache(self, blocks: int, identity: str) -> BlockCache:
+        cache = BlockCache(blocks, identity, reuse=self.switches.prefix_cache)
+        cache.store = self.store if self.switches.disk_prefix_cache else None
+        return cache
+
+    def _let_go(self) -> None:
+        """Give up pages, and whatever holds on to them: two sets of them may not fit into memory at once."""
+        self.store = self._graphs = self.chunks = self.scheduler.fill = self.cache.store = None
+        self.decoder.drop_attention()
+        if hasattr(self, "attention"):
+            del self.attention
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _set_chunks(self) -> None:
         """Begin or end the reuse of texts at other positions, as the switch says."""
@@ -256,94 +309,149 @@ class EngineCore:
         return hashlib.sha256(both.encode()).hexdigest()[:32]
 
     def set_switches(self, switches: Switches) -> None:
-        """Apply switches now; a new variant is loaded in the background and swapped in between two steps."""
-        if switches.prefix_cache != self.switches.prefix_cache:
+        """Apply switches now; a new variant is loaded in the background and swapped in between two steps.
+
+        Raises:
+            InvalidSwitchError: a value is none that its switch can have. Nothing is changed.
+            Exception: what kept other pages from being put in place. The former ones are in force again.
+        """
+        former = self.switches
+        switches = former.updated(switches.as_dict())
+        wanted = resolve_variant(switches.quantization, self.device)
+        self.switches = switches
+        if switches.kv_cache != former.kv_cache:
+            self._replace(self.decoder)
+        if switches.prefix_cache != former.prefix_cache:
             self.cache.reuse = switches.prefix_cache
             self.cache.drop_cached()
             for seq in self.scheduler.running:
                 seq.block_hashes = []  # hashed again from its beginning, or not at all
-        pages_change = switches.kv_cache != self.switches.kv_cache
-        self.switches = switches
         self.scheduler.set_switches(switches)
         self.attention.reading = _reading(switches)
         self.cache.store = self.store if switches.disk_prefix_cache else None
         if (self.chunks is not None) != switches.chunk_reuse:
             self._set_chunks()
-        if pages_change:
-            self._replace(self.decoder)
-        wanted = resolve_variant(switches.quantization, self.device)
         if wanted == self.decoder.variant:
-            self._loading, self._served = None, switches.quantization
-        elif wanted != self._loading:
-            self._loading = wanted
-            threading.Thread(target=self._load_in_background, args=(wanted,), daemon=True).start()
+            self._load_wanted, self._served = None, switches.quantization
+        elif self._load_wanted is None or self._load_wanted.variant != wanted:
+            self._load_wanted = Load(wanted)
+            threading.Thread(target=self._load_in_background, args=(self._load_wanted,), daemon=True).start()
         self.say_switches()
 
     def say_switches(self, error: str | None = None) -> None:
         """Say which switches are in force, and what is being loaded."""
-        self.emit(SwitchesApplied(self.switches, self.decoder.variant, self._loading, error))
+        loading = self._load_wanted.variant if self._load_wanted is not None else None
+        self.emit(SwitchesApplied(self.switches, self.decoder.variant, loading, error))
 
-    def _load_in_background(self, variant: str) -> None:
+    def _load_in_background(self, load: Load) -> None:
         try:
-            loaded: tuple[Decoder | None, str, str | None] = (self._load(variant), variant, None)
+            load.decoder = self._load(load.variant)
         except Exception as error:
-            log.exception("loading %s failed", variant)
-            loaded = (None, variant, f"{variant} could not be loaded: {error}")
-        with self._swap_lock:
-            self._loaded = loaded
+            log.exception("loading %s failed", load.variant)
+            load.error = f"{load.variant} could not be loaded: {error}"
+        load.done = True
 
     @property
     def loading(self) -> bool:
         """Whether a variant is being loaded or waits to be swapped in."""
-        return self._loading is not None or self._loaded is not None
+        return self._load_wanted is not None
+
+    @property
+    def _loaded(self) -> bool:
+        return self._load_wanted is not None and self._load_wanted.done
 
     def _swap(self) -> None:
-        """Between two steps: install what the background load brought, if it is still wanted."""
-        with self._swap_lock:
-            loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        """Between two steps: install what the background load brought. One no longer wanted is simply forgotten."""
+        load = self._load_wanted
+        if load is None or not load.done:
             return
-        decoder, variant, error = loaded
-        if variant != self._loading:
-            return  # the user changed their mind meanwhile
-        self._loading = None
-        if decoder is None:
+        self._load_wanted = None
+        error = load.error
+        if load.decoder is not None:
+            try:
+                self._replace(load.decoder)
+            except Exception as problem:
+                log.exception("%s could not be put in place", load.variant)
+                error = f"{load.variant} could not be put in place: {problem}"
+        if error is not None:
             self.switches = self.switches.updated({"quantization": self._served})
-            self.say_switches(error)
-            return
-        self._replace(decoder)
-        self._served = self.switches.quantization
-        self.say_switches()
+            self.scheduler.set_switches(self.switches)
+        else:
+            self._served = self.switches.quantization
+        self.say_switches(error)
 
     def _replace(self, decoder: Decoder) -> None:
-        """Put other weights or pages in place; what runs is read again: half a sequence under each is neither."""
+        """Put other weights or pages in place; what runs is read again: half a sequence under each is neither.
+
+        A request that was accepted under the former ones, and does not fit any more, fails here with that reason.
+
+        Raises:
+            Exception: what stood in the way; the former weights are in place again.
+            SystemExit: and they could not be put back. A process begun anew can.
+        """
+        former = self.decoder
         for seq in reversed(list(self.scheduler.running)):
             self.scheduler.preempt(seq)
-        del self.attention
-        self._install(decoder)
-        gc.collect()
-        self.emit(InfoChanged(self.info()))
+        self._let_go()
+        try:
+            self._install(decoder)
+        except Exception:
+            self._let_go()
+            self.switches = self.scheduler.switches  # those that are in force
+            try:
+                self._install(former)
+            except Exception as error:
+                log.exception("the former weights could not be put back; the process ends")
+                raise SystemExit(1) from error
+            raise
+        finally:
+            self._fail_what_no_longer_fits()
+            self.emit(InfoChanged(self.info()))
+
+    def _fail_what_no_longer_fits(self) -> None:
+        for seq in list(self._live.values()):
+            most = seq.prompt_len + seq.sampling.max_tokens
+            if most > self.max_model_len:
+                why = (
+                    f"Weights or pages were changed meanwhile: the context is {self.max_model_len} tokens now, and "
+                    f"{seq.prompt_len} prompt tokens plus max_tokens {seq.sampling.max_tokens} exceed it."
+                )
+                self._fail(seq, why, "invalid")
 
     def close(self) -> None:
         """Let what is still to be kept reach the disk."""
-        if self.store is not None:
-            self.store.close()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while self.cache.keeping and time.monotonic() < deadline:
+            self.cache.keep(KEPT_A_TURN)
+            if not self.cache.can_keep:
+                time.sleep(0.005)  # the disk is busy
+        if self._files is not None:
+            self._files.close()
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
     def handle(self, message: Any) -> None:
-        """Take one message in. A bad one fails alone."""
+        """Take one message in. A bad one fails alone, whatever it is and whatever is wrong with it."""
+        try:
+            self._handle(message)
+        except Exception as error:
+            if not isinstance(error, InvalidRequestError):
+                log.exception("a message of kind %s could not be taken", type(message).__name__)
+            if isinstance(message, Generate | Embed):
+                why = str(error) if isinstance(error, InvalidRequestError) else f"It could not be read: {error}"
+                self.emit(Failed(message.request_id, why, "invalid"))
+            elif isinstance(message, Abort):
+                self._fail_all([], f"A request could not be ended: {error}")
+            elif isinstance(message, SetSwitches):
+                self.say_switches(f"The switches could not be applied: {error}")
+
+    def _handle(self, message: Any) -> None:
         if isinstance(message, Generate):
-            try:
-                self.add(message)
-            except InvalidRequestError as error:
-                self.emit(Failed(message.request_id, str(error), "invalid"))
-            except Exception as error:  # whatever else is wrong with it is its own fault, and nobody else's
-                self.emit(Failed(message.request_id, f"The request could not be read: {error}", "invalid"))
+            self.add(message)
         elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, Embed):
-            self._queue_embed(message)
+            self.add_embedding(message)
         elif isinstance(message, SetSwitches):
             self.set_switches(message.switches)
         elif isinstance(message, Ping):
@@ -357,14 +465,15 @@ class EngineCore:
         Raises:
             InvalidRequestError: empty, out of vocabulary, or too long ever to fit.
         """
+        self._check_request(request)
         if not request.prompt:
             raise InvalidRequestError("The prompt is empty.")
-        if request.request_id in self._live:
-            raise InvalidRequestError(f"Request id {request.request_id} is already in use.")
-        vocab = self.decoder.shape.vocab
-        low, high = min(request.prompt), max(request.prompt)
-        if low < 0 or high >= vocab:
-            raise InvalidRequestError(f"Token id {low if low < 0 else high} is outside the vocabulary of {vocab}.")
+        _check_ids(request.prompt, self.decoder.shape.vocab)
+        request.salt.encode()  # caches are keyed by it: what cannot be encoded must not get as far
+        if not all(0 <= start < end <= len(request.prompt) for start, end in request.segments):
+            raise InvalidRequestError("A segment lies outside the prompt.")
+        if not math.isfinite(request.arrival):
+            raise InvalidRequestError("The time of arrival is not a number.")
         problem = request.sampling.problem()
         if problem:
             raise InvalidRequestError(problem)
@@ -375,93 +484,139 @@ class EngineCore:
                 f"{self.max_model_len} tokens."
             )
         seq = Sequence(request, max_blocks=-(-(len(request.prompt) + most) // BLOCK_SIZE))
-        self._live[seq.request_id] = seq
         self.scheduler.add(seq, time.monotonic())
+        self._live[seq.request_id] = seq
+
+    def add_embedding(self, request: Embed) -> None:
+        """Queue an embedding.
+
+        Raises:
+            InvalidRequestError: no embedding model, or an input that is empty, too long or out of vocabulary.
+        """
+        self._check_request(request)
+        if self.encoder is None:
+            raise InvalidRequestError("No embedding model is loaded.")
+        for token_ids in request.inputs:
+            _check_ids(token_ids, self.encoder.vocab)
+            if not 0 < len(token_ids) <= self.encoder.max_tokens:
+                raise InvalidRequestError(
+                    f"An input has {len(token_ids)} tokens; 1 to {self.encoder.max_tokens} fit."
+                )
+        path = request.path if self.switches.dual_path else REALTIME
+        self._embeddings.add(Embedding(request, self.encoder), path)
+
+    def _check_request(self, request: Generate | Embed) -> None:
+        if not isinstance(request.request_id, str):
+            raise InvalidRequestError("A request id is a string.")
+        if request.request_id in self._live or request.request_id in self._embeddings:
+            raise InvalidRequestError(f"Request id {request.request_id} is already in use.")
+        if request.path not in (REALTIME, BATCH):
+            raise InvalidRequestError(f"There is no path {request.path!r}; there are {REALTIME} and {BATCH}.")
 
     def abort(self, request_id: str) -> None:
         """End a request at once; unknown ids are those that ended already."""
         seq = self._live.get(request_id)
         if seq is not None:
             self._finish(seq, "abort")
-            return
-        for queued in list(self._embeds):
-            if queued.request_id == request_id:
-                self._embeds.remove(queued)
-
-    def _queue_embed(self, message: Embed) -> None:
-        if self.encoder is None:
-            self.emit(Failed(message.request_id, "No embedding model is loaded.", "invalid"))
-            return
-        for tokens in message.inputs:
-            if not tokens or len(tokens) > self.encoder.max_tokens:
-                why = f"An input has {len(tokens)} tokens; 1 to {self.encoder.max_tokens} fit."
-                self.emit(Failed(message.request_id, why, "invalid"))
-                return
-            if min(tokens) < 0 or max(tokens) >= self.encoder.vocab:
-                self.emit(Failed(message.request_id, "An input has a token outside the vocabulary.", "invalid"))
-                return
-        if message.path == REALTIME:
-            self._embeds.appendleft(message)
-        else:
-            self._embeds.append(message)
+        elif self._embeddings.remove(request_id):
+            self.emit(Failed(request_id, "The embedding was ended by its caller.", "aborted"))
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
-        return self.scheduler.has_work or bool(self._embeds) or self._loaded is not None
+        return self.scheduler.has_work or bool(self._embeddings) or self._loaded or self.cache.can_keep
 
-    def step(self) -> None:
-        """One turn: swap weights if some arrived, embed one request, then run one batch."""
+    def rest(self) -> float | None:
+        """Seconds that the loop may sleep if no message comes; None: until one does."""
+        if self._embeddings or self._loaded or self.cache.can_keep:
+            return 0.0
+        if self.scheduler.has_work:
+            return self.scheduler.hold(time.monotonic())
+        return BACKGROUND_PAUSE if self.loading or self.cache.keeping else None
+
+    def step(self, *, hold: bool = False) -> None:
+        """One turn: other weights if some arrived, a step of decoding, a pass of embedding, some blocks kept.
+
+        With `hold` an idle decoder waits for company as its switch says.
+        """
         self._swap()
-        if self._embeds:
-            self._embed(self._embeds.popleft())
-        batch = self.scheduler.schedule()
-        if batch:
-            started = time.monotonic()
-            for item in batch:
-                if not item.seq.scheduled:
-                    item.seq.scheduled = started
-            try:
-                self._run(batch, started)
-            except Exception as error:
-                log.exception("a step failed")
-                for item in batch:
-                    self._fail(item.seq, f"The model failed on this batch: {type(error).__name__}: {error}")
+        if not hold or not self.scheduler.hold(time.monotonic()):
+            self._decode()
+        self._embed()
+        self.cache.keep(KEPT_A_TURN)
         now = time.monotonic()
         if now - self._stats_at >= STATS_INTERVAL or not self.has_work:
             self._stats_at = now
             self.emit(self.stats(0))
 
-    def _embed(self, message: Embed) -> None:
-        assert self.encoder is not None
+    def _decode(self) -> None:
+        """Schedule → run → commit → charge → emit. What fails fails those sequences, with its cause."""
         started = time.monotonic()
-        paused = 0.0
-
-        def between() -> None:
-            """Let decoding go on between two forward passes of a long embedding job."""
-            nonlocal paused
-            if self.scheduler.running:
-                at = time.monotonic()
-                step = self.scheduler.schedule()
-                if step:
-                    self._run(step, at)
-                paused += time.monotonic() - at
-
+        scheduled: list[Scheduled] | None = None
         try:
-            vectors = self.encoder.embed(message.inputs, between)
+            scheduled = self.scheduler.schedule()
+            if not scheduled:
+                self._fail_what_is_stuck()
+                return
+            self._stuck = False
+            for item in scheduled:
+                item.seq.scheduled = item.seq.scheduled or started
+            produced = self._run(scheduled)
+            for item in scheduled:
+                self.cache.commit(item.seq)
+            self._charge(scheduled, time.monotonic() - started)
+            self._emit_tokens(produced)
+            for seq in dict.fromkeys(seq for seq, _, _ in produced):  # with a guess that held there are two tokens
+                reason = self._end(seq)
+                if reason:
+                    self._finish(seq, reason)
+        except Exception as error:
+            log.exception("a step failed")
+            cause = f"The model failed on this batch: {type(error).__name__}: {error}"
+            if scheduled is not None:
+                culprits = [item.seq for item in scheduled]
+            elif self.scheduler.looking_at is not None:
+                culprits = [self.scheduler.looking_at]
+            else:
+                culprits = list(self._live.values())
+            self._fail_all(culprits, cause)
+
+    def _fail_what_is_stuck(self) -> None:
+        """Nothing could be scheduled. Where nothing runs either, the first in line can never be; nobody may wait so."""
+        first = next((seq for queue in self.scheduler.waiting.values() for seq in queue), None)
+        if not self.scheduler.running and first is not None:
+            self._fail_all([first], "It does not fit into the KV cache.")
+        elif self.scheduler.running and self._stuck:  # a turn may pass in which people are made room for, but not two
+            self._fail_all(list(self.scheduler.running), "It could not be scheduled any more.")
+        self._stuck = bool(self.scheduler.running)
+
+    def _embed(self) -> None:
+        """One forward pass of the embedding whose turn it is."""
+        embedding = self._embeddings.first()
+        if embedding is None:
+            return
+        before = embedding.seconds
+        try:
+            embedding.advance()
+            if embedding.complete:
+                self._embeddings.remove(embedding.request_id)
+                self.embedded_texts += len(embedding.vectors)
+                vectors = embedding.vectors
+                self.emit(
+                    Embedded(embedding.request_id, vectors.tobytes(), vectors.shape[1], embedding.seconds)
+                )
         except Exception as error:
             log.exception("embedding failed")
-            self.emit(Failed(message.request_id, f"Embedding failed: {error}"))
-            return
-        seconds = time.monotonic() - started - paused
-        self.busy_seconds += seconds
-        self.embedded_texts += len(message.inputs)
-        self.embedding_seconds += seconds
-        self.emit(Embedded(message.request_id, vectors.tobytes(), self.encoder.dimension, seconds))
+            self._embeddings.remove(embedding.request_id)
+            self.emit(Failed(embedding.request_id, f"Embedding failed: {type(error).__name__}: {error}"))
+        finally:
+            self.busy_seconds += embedding.seconds - before
+            self.embedding_seconds += embedding.seconds - before
 
-    def _run(self, scheduled: list[Scheduled], started: float) -> None:
+    def _run(self, scheduled: list[Scheduled]) -> Produced:
+        """Bring the scheduled tokens through the model; draw the next one of each sequence that is read to its end."""
         batch = self._prepare(scheduled)
         logits = self._graphs(batch) if self._graphs is not None and self.switches.cuda_graphs else None
         if logits is None:
@@ -476,34 +631,30 @@ class EngineCore:
                 if item.seq.segments and item.seq.output_len == 0 and item.seq.exact is None:
                     self.chunks.learn(item.seq, self.attention)
         if any(item.draft for item in complete):
-            produced = self._check_drafts(complete, logits)
-        else:
-            seqs = [item.seq for item in complete]
-            tokens, logprobs = sample(logits, seqs) if seqs else ([], [])
-            produced = list(zip(seqs, tokens, logprobs, strict=True))
-            for seq, token, _ in produced:
-                seq.tokens.append(token)
-        for item in scheduled:
-            self.cache.commit(item.seq)
-        self._emit_tokens(produced)
-        elapsed = time.monotonic() - started
+            return self._check_drafts(complete, logits)
+        seqs = [item.seq for item in complete]
+        tokens, logprobs = sample(logits, seqs) if seqs else ([], [])
+        produced = list(zip(seqs, tokens, logprobs, strict=True))
+        for seq, token, _ in produced:
+            seq.tokens.append(token)
+        return produced
+
+    def _charge(self, scheduled: list[Scheduled], elapsed: float) -> None:
+        """Share a step's time out by tokens computed, and let the pace learn from it."""
         self.busy_seconds += elapsed
         self.steps += 1
-        reading = [item.tokens for item in scheduled if item.reads]
-        self.scheduler.pace.learn(len(scheduled) - len(reading), sum(reading), elapsed)
         share = elapsed / sum(item.tokens for item in scheduled)
         for item in scheduled:
-            item.seq.compute_seconds += share * item.tokens
-        for item in complete:
-            reason = self._end(item.seq)
-            if reason:
-                self._finish(item.seq, reason)
+            if item.prefill:
+                item.seq.prefill_seconds += share * item.tokens
+            else:
+                item.seq.decode_seconds += share * item.tokens
+        reading = [item.tokens for item in scheduled if item.reads]
+        self.scheduler.pace.learn(len(scheduled) - len(reading), sum(reading), elapsed)
 
-    def _check_drafts(
-        self, complete: list[Scheduled], logits: torch.Tensor
-    ) -> list[tuple[Sequence, int, Logprob | None]]:
+    def _check_drafts(self, complete: list[Scheduled], logits: torch.Tensor) -> Produced:
         """Draw token after token as if nothing had been guessed; a guess that agrees saves its own step."""
-        produced: list[tuple[Sequence, int, Logprob | None]] = []
+        produced: Produced = []
         row = 0
         for item in complete:
             seq, accepted = item.seq, 0
@@ -564,7 +715,7 @@ class EngineCore:
             last=torch.tensor(last, dtype=torch.int64, device=to),
         )
 
-    def _emit_tokens(self, produced: list[tuple[Sequence, int, Logprob | None]]) -> None:
+    def _emit_tokens(self, produced: Produced) -> None:
         if not produced:
             return
         now = time.monotonic()
@@ -587,17 +738,37 @@ class EngineCore:
         del self._live[seq.request_id]
         self.emit(Finished(seq.request_id, reason, seq.usage(self.decoder.variant)))
 
-    def _fail(self, seq: Sequence, error: str) -> None:
+    def _fail(self, seq: Sequence, error: str, kind: str = "internal") -> None:
         if seq.status is Status.FINISHED:
             return
         self.scheduler.finish(seq)
         self._live.pop(seq.request_id, None)
-        self.emit(Failed(seq.request_id, error))
+        self.emit(Failed(seq.request_id, error, kind))
+
+    def _fail_all(self, seqs: list[Sequence], error: str) -> None:
+        """Fail sequences; where that leaves blocks unaccounted for, everything ends and the cache begins empty."""
+        try:
+            for seq in seqs:
+                self._fail(seq, error)
+            self.check_integrity()
+        except (AssertionError, LookupError, ValueError):
+            log.exception("the accounting no longer adds up; what is going on ends, and the cache begins empty")
+            live, self._live = self._live, {}
+            self.scheduler.clear(self._empty_cache(self.cache.total, self.cache.fingerprint))
+            for request_id in live:
+                self.emit(Failed(request_id, error))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where a request is nowhere or in two places, or a block is lost or held by nobody."""
+        self.scheduler.check_integrity()
+        queued = [seq for queue in self.scheduler.waiting.values() for seq in queue]
+        if {id(seq) for seq in (*self.scheduler.running, *queued)} != {id(seq) for seq in self._live.values()}:
+            raise AssertionError("a request is live and not in a queue, or the other way round")
 
     def stats(self, nonce: int) -> Stats:
         """Counters and gauges now; checks the block accounting whenever nothing runs."""
         if not self._live:
-            self.cache.check([])
+            self._fail_all([], "")
         cache = self.cache
         return Stats(
             nonce=nonce,

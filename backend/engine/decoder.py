@@ -233,6 +233,10 @@ class Decoder:
             return KernelAttention(self.attention_shape, self.dtype, self.kernels, int8=int8)
         return GatherAttention(self.attention_shape, self.dtype, self.device)
 
+    def drop_attention(self) -> None:
+        """Let go of the attention last used, so that its pages can be given back."""
+        self._whole_forward = None
+
     def _whole(self, attention: PagedAttention) -> WholeForward | None:
         """All layers in one call, where every layer and the attention are the kernels' own."""
         if not isinstance(attention, KernelAttention) or self.kernels is None:

@@ -232,19 +232,18 @@ class Encoder:
             self._forward = TorchForward(shape, weights, device, linears, dtype)
         self.precision = self._forward.precision
 
-    def embed(self, inputs: list[list[int]], between: Callable[[], None] | None = None) -> np.ndarray:
-        """Embed token sequences; returns float32 [inputs, dimension], each row of length 1.
-
-        `between` is called after each forward pass.
-        """
+    def embed(self, inputs: list[list[int]]) -> np.ndarray:
+        """Embed token sequences; returns float32 [inputs, dimension], each row of length 1."""
         out = np.empty((len(inputs), self.dimension), dtype=np.float32)
-        for rows in self._batches(inputs):
-            out[rows] = self._forward([inputs[i] for i in rows])
-            if between is not None:
-                between()
+        for rows in self.passes(inputs):
+            out[rows] = self.forward([inputs[i] for i in rows])
         return out
 
-    def _batches(self, inputs: list[list[int]]) -> Iterator[list[int]]:
+    def forward(self, inputs: list[list[int]]) -> np.ndarray:
+        """One forward pass; returns float32 [inputs, dimension], each row of length 1."""
+        return self._forward(inputs)
+
+    def passes(self, inputs: list[list[int]]) -> Iterator[list[int]]:
         """Rows of one forward pass each, the longest first: equal lengths together, and no thread left without one."""
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
         start = tokens = 0

@@ -26,11 +26,28 @@ class Block:
         self.tokens: tuple[int, ...] = ()
 
 
+REMEMBERED = 1 << 16
+"""Digests of evicted blocks that are remembered, so that a beginning met again long after still counts as met twice."""
+
+
 class BlockStore(Protocol):
     """Where blocks outlive memory: `PrefixStore` with the pages' own copying behind it."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether another block could be taken now."""
+        ...
+
     def has(self, digest: bytes) -> bool:
-        """Whether a block is kept."""
+        """Whether a block can be restored."""
+        ...
+
+    def wants(self, digest: bytes) -> bool:
+        """Whether a block is neither kept nor on its way."""
+        ...
+
+    def touch(self, digest: bytes) -> None:
+        """Note that a kept block was of use: it is the last to go."""
         ...
 
     def restore(self, digest: bytes, tokens: tuple[int, ...], block: int) -> bool:
@@ -38,7 +55,7 @@ class BlockStore(Protocol):
         ...
 
     def keep(self, digest: bytes, tokens: tuple[int, ...], block: int) -> None:
-        """Keep a block's contents, if they are not kept yet."""
+        """Copy a block's contents, to be kept."""
         ...
 
 
@@ -55,6 +72,10 @@ class BlockCache:
         fingerprint: identifies weights and precision; blocks of another model never match.
         reuse: False switches prefix reuse off; nothing is hashed then.
         store: keeps blocks beyond memory; None keeps none.
+
+    A block goes to the store when its beginning is met a second time: most prompts are asked once, and what nobody
+    asked again would only push out of the store what many ask for. Met is what an admitted sequence shares, what two
+    sequences computed at the same time, and what is computed again after it was evicted.
     """
 
     def __init__(
@@ -68,6 +89,8 @@ class BlockCache:
         self._free = list(reversed(range(total)))  # the last freed is used first: memory stays as small as the work
         self._cached: OrderedDict[int, None] = OrderedDict()  # no holder; oldest first
         self._by_digest: dict[bytes, int] = {}
+        self._to_keep: OrderedDict[int, bytes] = OrderedDict()  # blocks met again, with what they held then
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()  # without having been kept; oldest first
 
     @property
     def free(self) -> int:
@@ -144,7 +167,43 @@ class BlockCache:
             seq.blocks.append(index)
         seq.block_hashes = digests[: len(seq.blocks)]
         seq.computed = len(seq.blocks) * BLOCK_SIZE
+        if seq.cached_tokens < 0:  # its own blocks, found again after a preemption, have not been met by another
+            self._met(seq, found)
         return seq.computed
+
+    def _met(self, seq: Sequence, found: list[int | None]) -> None:
+        """Note that a sequence's blocks are of use again; the deepest first, so that beginnings are the last to go."""
+        if self.store is None:
+            return
+        for index, known, digest in reversed(list(zip(seq.blocks, found, seq.block_hashes, strict=False))):
+            if known is None:
+                self.store.touch(digest)
+            else:
+                self._meet(index, digest)
+
+    def _meet(self, index: int, digest: bytes) -> None:
+        if self.store is not None and self.store.wants(digest):
+            self._to_keep[index] = digest
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether `keep` would find something to do."""
+        return bool(self._to_keep) and self.store is not None and self.store.ready
+
+    @property
+    def keeping(self) -> bool:
+        """Whether blocks wait to be kept, though the store may not be ready for them yet."""
+        return bool(self._to_keep) and self.store is not None
+
+    def keep(self, most: int) -> None:
+        """Hand up to `most` blocks that were met again to the store."""
+        while most > 0 and self.can_keep:
+            assert self.store is not None
+            index, digest = self._to_keep.popitem(last=False)
+            block = self._blocks[index]
+            if block.digest == digest and self.store.wants(digest):  # not evicted meanwhile, and not kept
+                self.store.keep(digest, block.tokens, index)
+                most -= 1
 
     def _restore(self, digest: bytes, tokens: tuple[int, ...]) -> int | None:
         assert self.store is not None
@@ -173,9 +232,17 @@ class BlockCache:
             index = self._free.pop()
         else:
             index, _ = self._cached.popitem(last=False)
+            self._remember(self._blocks[index].digest)
             self._forget(index)
         self._blocks[index].refs = 1
         return index
+
+    def _remember(self, digest: bytes | None) -> None:
+        if self.store is None or digest is None or not self.store.wants(digest):
+            return
+        self._evicted[digest] = None
+        if len(self._evicted) > REMEMBERED:
+            self._evicted.popitem(last=False)
 
     def _forget(self, index: int) -> None:
         block = self._blocks[index]
@@ -195,10 +262,16 @@ class BlockCache:
             tokens = seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE]
             digest = chain(seq.block_hashes[-1] if seq.block_hashes else self._root(seq.salt), tokens)
             seq.block_hashes.append(digest)
-            if digest not in self._by_digest:
-                index = seq.blocks[position]
-                self._blocks[index].digest, self._blocks[index].tokens = digest, tuple(tokens)
-                self._by_digest[digest] = index
+            same = self._by_digest.get(digest)
+            if same is not None:
+                self._meet(same, digest)
+                continue
+            index = seq.blocks[position]
+            self._blocks[index].digest, self._blocks[index].tokens = digest, tuple(tokens)
+            self._by_digest[digest] = index
+            if digest in self._evicted:
+                del self._evicted[digest]
+                self._meet(index, digest)
 
     def release(self, seq: Sequence) -> None:
         """Take a sequence's blocks back. The deepest block goes first, so that shared beginnings live longest."""
@@ -216,8 +289,6 @@ class BlockCache:
             return
         if block.digest is not None and self.reuse:
             self._cached[index] = None
-            if self.store is not None:
-                self.store.keep(block.digest, block.tokens, index)
         else:
             self._forget(index)
             self._free.append(index)
@@ -228,6 +299,7 @@ class BlockCache:
             self._free.append(index)
         self._cached.clear()
         self._by_digest.clear()
+        self._to_keep.clear()
         for block in self._blocks:
             block.digest, block.tokens = None, ()
 

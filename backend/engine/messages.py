@@ -79,7 +79,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop a request; it ends with Finished(reason="abort")."""
+    """Stop a request: a generation ends with Finished(reason="abort"), an embedding with Failed(kind="aborted")."""
 
     request_id: str
 
@@ -189,17 +189,35 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one request cost. Times in seconds; stamps are time.monotonic, one clock for every process of a machine."""
+    """What one request cost. Times in seconds; stamps are time.monotonic, one clock for every process of a machine.
+
+    Attributes:
+        prefill_seconds: its share, by tokens computed, of the steps that read its prompt, or again what it had lost.
+        decode_seconds: its share of the steps that gave its further tokens.
+        scheduled: when it first went into a step; 0 if it never did.
+        first_token: 0 if it had none.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
-    compute_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
     arrival: float
     scheduled: float
     first_token: float
     finished: float
     variant: str
+
+    @property
+    def compute_seconds(self) -> float:
+        """The model's time on this request."""
+        return self.prefill_seconds + self.decode_seconds
+
+    @property
+    def queue_seconds(self) -> float:
+        """Seconds from arrival to the first step, or to the end of a request that never got into one."""
+        return max((self.scheduled or self.finished) - self.arrival, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +240,8 @@ class Finished:
 class Failed:
     """A request ended in an error.
 
-    `kind`: "invalid" (the request's fault), "internal" (of this request alone), "unavailable" (the engine is away) or
-    "load_failed" (the model cannot be loaded, so that asking again will not help).
+    `kind`: "invalid" (it can never be served so), "aborted", "internal" (of this request alone), "unavailable" (the
+    engine is away) or "load_failed" (the model cannot be loaded, so that asking again will not help).
     """
 
     request_id: str

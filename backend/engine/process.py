@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ log = logging.getLogger("tenfold.engine")
 
 MOST_UNREAD = 8 << 20
 """Bytes the web process may leave unread before the engine computes no more; it goes on hearing what it is told."""
+MESSAGES_A_TURN = 256
+"""Messages taken in before the next turn: a flood of requests does not keep those being served waiting."""
 LAST_WORDS = 2.0
 """Seconds for the web process to take what was sent before the engine ends."""
 
@@ -45,7 +46,7 @@ def serve(pipe: Pipe, load: Callable[[Callable[[Any], None]], EngineCore]) -> No
     try:
         while _take_in(pipe, core):
             if core.has_work and pipe.backlog <= MOST_UNREAD:
-                core.step()
+                core.step(hold=True)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         log.info("the other end is gone; ending")
     finally:
@@ -54,23 +55,15 @@ def serve(pipe: Pipe, load: Callable[[Callable[[Any], None]], EngineCore]) -> No
 
 def _take_in(pipe: Pipe, core: EngineCore) -> bool:
     """Wait for messages while there is nothing to do, and give them to the core; False when told to stop."""
-    while True:
-        wait: float | None = 0.0
-        if pipe.backlog > MOST_UNREAD:
-            wait = 0.05
-        elif not core.has_work:
-            wait = 0.05 if core.loading else None  # asleep until a message comes
-        elif core.scheduler.has_work:
-            wait = core.scheduler.hold(time.monotonic())
-        if not pipe.poll(wait):
-            return True
-        while pipe.poll(0):
-            message = pipe.receive()
-            if isinstance(message, Shutdown):
-                return False
-            core.handle(message)
-        if not (core.scheduler.has_work and core.scheduler.hold(time.monotonic()) > 0):
-            return True  # nothing waits for company
+    wait = 0.05 if pipe.backlog > MOST_UNREAD else core.rest()
+    messages = 0
+    while messages < MESSAGES_A_TURN and pipe.poll(0 if messages else wait):
+        message = pipe.receive()
+        if isinstance(message, Shutdown):
+            return False
+        core.handle(message)
+        messages += 1
+    return True
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ admissions. Realtime goes before batch; a batch sequence gives way and resumes f
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -71,7 +72,8 @@ class Scheduled:
     seq: Sequence
     tokens: int
     draft: list[int] = field(default_factory=list)  # the last of `tokens`, guessed and to be checked
-    reads: bool = False  # a prompt (or what a preemption lost), rather than the next token
+    reads: bool = False  # several tokens of a prompt (or of what a preemption lost), rather than the next token
+    prefill: bool = False  # the same, or a prompt's last token alone
 
 
 class Scheduler:
@@ -92,6 +94,7 @@ class Scheduler:
         self.preemptions = 0
         self.pace = Pace()
         self.fill: Callable[[Sequence], int] | None = None  # puts known texts into an admitted prompt; tokens saved
+        self.looking_at: Sequence | None = None  # by `schedule` just now; whose fault it is if that raises
         self._gap: float | None = None  # smoothed seconds between arrivals
         self._last_arrival = 0.0
         self._hold_since: float | None = None
@@ -143,12 +146,14 @@ class Scheduler:
         def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
             nonlocal budget
             self.cache.grow(seq, seq.computed + tokens)
-            batch.append(Scheduled(seq, tokens, draft or [], reads=seq.remaining > 1))
+            reads = seq.remaining > 1
+            batch.append(Scheduled(seq, tokens, draft or [], reads, prefill=reads or seq.output_len == 0))
             chosen.add(seq.request_id)
             budget -= tokens
 
         # Decode first: nobody's next token waits behind a stranger's prompt.
         for seq in list(self.running):
+            self.looking_at = seq
             if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
                 draft = seq.guess(MOST) if self._speculates() and not seq.pending else []
                 if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
@@ -160,7 +165,7 @@ class Scheduler:
         def portion(seq: Sequence) -> int:
             """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
             nonlocal paced
-            if seq.length <= self.token_budget:
+            if not self._long(seq):
                 return min(seq.remaining, budget)
             tokens = min(seq.remaining, budget, paced)
             paced -= tokens
@@ -169,19 +174,26 @@ class Scheduler:
         for seq in self._by_urgency(self.running):
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
+            self.looking_at = seq
             tokens = portion(seq)
             if tokens and self._make_room(seq, seq.computed + tokens, chosen):
                 take(seq, tokens)
-        self._yield_to_realtime(chosen, batch)
+        budget += self._yield_to_realtime(batch)
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
         if not forming or not self.running:
             while (forming or budget > 0) and len(self.running) < self.switches.max_batch:
-                candidate = self._next_waiting()
+                # One that no token could be read of now would only hold a place, and blocks, that others can use.
+                candidate = self.looking_at = self._next_waiting(long=forming or paced > 0)
                 if candidate is None or not self._admit(candidate):
                     break
                 if budget > 0 and (tokens := portion(candidate)):
                     take(candidate, tokens)
+        self.looking_at = None
         return batch
+
+    def _long(self, seq: Sequence) -> bool:
+        """Whether a prompt is read at a pace that others can bear."""
+        return seq.length > self.token_budget
 
     def _speculates(self) -> bool:
         """Guesses are checked almost for free while few sequences share a step, and not when many do."""
@@ -192,17 +204,16 @@ class Scheduler:
             return list(seqs)
         return sorted(seqs, key=lambda s: s.path == BATCH)
 
-    def _next_waiting(self) -> Sequence | None:
-        for path in (REALTIME, BATCH):
-            if self.waiting[path]:
-                return self.waiting[path][0]
-        return None
+    def _next_waiting(self, *, long: bool = True) -> Sequence | None:
+        """The first in line; without `long` the first whose prompt needs no pace."""
+        everyone = itertools.chain(self.waiting[REALTIME], self.waiting[BATCH])
+        return next((seq for seq in everyone if long or not self._long(seq)), None)
 
     def _admit(self, seq: Sequence) -> bool:
         # The whole prompt must fit, and one block of slack per running sequence, or admitting would at once preempt.
         if not self.cache.can_admit(seq, seq.length + BLOCK_SIZE * len(self.running)):
             return False
-        self._queue(seq).popleft()
+        self._queue(seq).remove(seq)
         reused = self.cache.admit(seq)
         if self.fill is not None and seq.segments and self.cache.can_grow(seq, seq.length):
             self.cache.grow(seq, seq.length)
@@ -227,19 +238,20 @@ class Scheduler:
     def _least_urgent(self, seqs: list[Sequence]) -> Sequence:
         return max(seqs, key=lambda s: (self.switches.dual_path and s.path == BATCH, s.arrival))
 
-    def _yield_to_realtime(self, chosen: set[str], batch: list[Scheduled]) -> None:
-        """Where every place is taken, batch sequences make room for people who wait."""
+    def _yield_to_realtime(self, batch: list[Scheduled]) -> int:
+        """Where places are wanting, batch sequences make room for people who wait; tokens of the step given back."""
         if not self.switches.dual_path or not self.switches.in_flight_batching:
-            return
-        waiting = self.waiting[REALTIME]
-        for _ in range(len(waiting)):
-            patient = [s for s in self.running if s.path == BATCH]
-            if len(self.running) < self.switches.max_batch or not patient:
-                return
+            return 0
+        given_back = 0
+        patient = [seq for seq in self.running if seq.path == BATCH]
+        wanting = len(self.waiting[REALTIME]) - (self.switches.max_batch - len(self.running))
+        for _ in range(min(wanting, len(patient))):
             victim = self._least_urgent(patient)
+            patient.remove(victim)
+            given_back += sum(item.tokens for item in batch if item.seq is victim)
             batch[:] = [item for item in batch if item.seq is not victim]
-            chosen.discard(victim.request_id)
             self.preempt(victim)
+        return given_back
 
     def preempt(self, seq: Sequence) -> None:
         """Send a running sequence back to the front of its queue; its blocks stay cached while nobody needs them."""
@@ -256,8 +268,25 @@ class Scheduler:
         for queue in self.waiting.values():
             if seq in queue:
                 queue.remove(seq)
-        self.cache.release(seq)
         seq.status = Status.FINISHED
+        self.cache.release(seq)
+
+    def clear(self, cache: BlockCache) -> None:
+        """Forget every sequence, and begin with other blocks."""
+        for seq in (*self.running, *self.waiting[REALTIME], *self.waiting[BATCH]):
+            seq.status = Status.FINISHED
+        self.running.clear()
+        self.waiting = {REALTIME: deque(), BATCH: deque()}
+        self.cache = cache
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where a sequence is in two places, or the block accounting does not add up."""
+        waiting = [*self.waiting[REALTIME], *self.waiting[BATCH]]
+        if len({id(seq) for seq in [*self.running, *waiting]}) != len(self.running) + len(waiting):
+            raise AssertionError("a sequence is in two places")
+        if any(seq.blocks for seq in waiting):
+            raise AssertionError("a waiting sequence holds blocks")
+        self.cache.check(self.running)
 
     def set_switches(self, switches: Switches) -> None:
         """Replace the policy; waiting batch sequences are re-queued if the two paths were merged or split."""

@@ -14,6 +14,9 @@ from backend.engine.core import EngineCore
 from backend.engine.messages import Failed, Finished, Generate, SamplingParams, StepOutput
 from backend.engine.switches import Switches
 
+VOCAB = 64
+"""Of the tiny model."""
+
 QUESTIONS = [
     "The capital of France is",
     "Water boils at a temperature of",
@@ -64,7 +67,7 @@ class Harness:
     def drain(self) -> None:
         while self.core.has_work:
             self.core.step()
-        self.core.cache.check([])
+        self.core.check_integrity()
 
     def run(self, prompts: dict[str, list[int]], **sampling: Any) -> dict[str, list[int]]:
         for request_id, prompt in prompts.items():
@@ -79,6 +82,24 @@ def make_engine(chat_folder: Path, cache_dir: Path) -> Callable[..., Harness]:
         return Harness(folder or chat_folder, cache_dir, switches or Switches(quantization="fp32"), **settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A Llama of two layers that answers in no time, as a folder and as transformers' model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=256, eos_token_id=None, bos_token_id=None,
+            initializer_range=0.5,
+        )
+    ).eval()
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    return folder, model
 
 
 @pytest.fixture(scope="session")

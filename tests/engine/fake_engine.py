@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
 from typing import Any
 
 from backend.engine.config import EngineConfig
@@ -58,8 +57,6 @@ class FakeCore:
         self.embeds: list[Embed] = []
         self.held: list[Embed] = []
         self.asked: list[str] = []
-        self.scheduler = SimpleNamespace(hold=lambda _: 0.0, has_work=False)
-        self.loading = False
         folder = config.cache_dir
         life = len(list(folder.glob("life-*")))
         (folder / f"life-{life}").touch()
@@ -113,7 +110,10 @@ class FakeCore:
             return
         self.say_switches()
 
-    def step(self) -> None:
+    def rest(self) -> float | None:
+        return 0.0 if self.has_work else None
+
+    def step(self, *, hold: bool = False) -> None:
         if self.embeds:
             embed = self.embeds.pop(0)
             vectors = bytes(4 * DIMENSION * len(embed.inputs))

@@ -68,13 +68,14 @@ def test_keys_are_turned_to_their_new_position(make_engine: Any, prompts: Any, t
     seen: list[torch.Tensor] = []
     original = core._run
 
-    def watch(scheduled: Any, started: float) -> None:
-        original(scheduled, started)
+    def watch(scheduled: Any) -> Any:
+        produced = original(scheduled)
         seq = scheduled[0].seq
         if seq.output_len == 1:
             at = torch.arange(seq.prompt_len - 1)
             slots = torch.from_numpy(seq.block_row)[at // 16].long() * 16 + at % 16
             seen.append(core.attention.read_tokens(slots)[0][0])
+        return produced
 
     core._run = watch
     ask(harness, "first", [prompts[0], texts[0], texts[1], prompts[4]])

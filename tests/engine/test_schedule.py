@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import Generate
 from backend.engine.scheduler import Pace
 from backend.engine.sequence import Sequence
 from backend.engine.switches import Switches
-
-VOCAB = 64
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausalLM]:
-    torch.manual_seed(1)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=256, eos_token_id=None, bos_token_id=None,
-            initializer_range=0.5,
-        )
-    ).eval()
-    folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder)
-    return folder, model
+from tests.engine.conftest import VOCAB
 
 
 def oracle(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
@@ -75,7 +58,7 @@ def test_any_schedule_gives_the_oracles_tokens(
         harness.add(f"r{i}", prompt, max_tokens=count, path="batch" if patient else "realtime")
         for _ in range(steps):
             harness.core.step()
-            harness.core.cache.check(harness.core.scheduler.running)
+            harness.core.check_integrity()
         if aborted:
             harness.core.abort(f"r{i}")
         else:
@@ -84,7 +67,7 @@ def test_any_schedule_gives_the_oracles_tokens(
         if not harness.core.has_work:
             break
         harness.core.step()
-        harness.core.cache.check(harness.core.scheduler.running)
+        harness.core.check_integrity()
     assert not harness.core.has_work, "a request hangs"
     harness.core.cache.check([])
     for request_id, (prompt, count) in wanted.items():
