@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.engine.switches import PRESETS, describe
 from backend.runtime import Runtime, current
+from pages.drawing.untrusted import plain
 
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
@@ -52,14 +53,14 @@ def status(runtime: Runtime) -> None:
             st.rerun()
         info = runtime.engine.info
         st.markdown(
-            f"Serving **{runtime.settings.served_model}** in **{latest.variant}** on {info.get('device', '?')}"
+            f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}** on {info.get('device', '?')}"
             f" · {info.get('attention', '')}"
         )
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")
         if latest.error:
-            st.error(latest.error)
+            st.error(plain(latest.error))
 
     line()
 
