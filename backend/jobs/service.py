@@ -13,13 +13,13 @@ from typing import Any
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH, SamplingParams
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError, UnavailableError
+from backend.errors import InvalidInputError, NotFoundError, TenfoldError
 from backend.generation.conversations import Grounding
 from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.jobs.schedule import crontab
 from backend.store.database import Database
 from backend.store.tables import Job, JobResult, JobRun
 
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64
 """Prompts of one run that are with the engine at once; the engine decides how many share a step."""
-ATTEMPTS = 5
+WAITS = (429, 503)
+"""Statuses of what passes by itself: too much at once, and an engine that is not there."""
+RETRY_SECONDS = 1.0
 OPEN = ("queued", "running")
 GRACE_SECONDS = 3600
 
@@ -98,7 +100,7 @@ class Jobs:
         if not 1 <= max_tokens <= 4096:
             raise InvalidInputError("max_tokens must be between 1 and 4096.", param="max_tokens")
         check_sampling(SamplingParams(temperature=temperature), ())
-        trigger = _trigger(cron) if cron else None
+        trigger = crontab(cron) if cron else None
         job = Job(
             name=name.strip() or "Untitled job", prompts=prompts, system=system, max_tokens=max_tokens,
             temperature=temperature, documents=documents, cron=cron,
@@ -228,7 +230,7 @@ class Jobs:
         def ended() -> bool:
             return run_id in self._cancelled or self._stopping.is_set()
 
-        for attempt in range(ATTEMPTS):
+        while True:
             if ended():
                 return
             try:
@@ -243,16 +245,19 @@ class Jobs:
                         prompt_tokens=account.prompt_tokens if account else 0,
                         output_tokens=account.output_tokens if account else 0,
                         cost=account.cost if account else 0.0,
-                    )
+                    )  # fmt: skip
                     break
                 error = generation.error
             except TenfoldError as raised:
                 error = raised
+            except Exception as raised:
+                log.exception("prompt %d of run %s failed", position, run_id)
+                error = TenfoldError(f"This prompt could not be run: {raised}")
+            if error.status in WAITS:  # an outage costs nothing but time
+                self._stopping.wait(RETRY_SECONDS)
+                continue
             result = JobResult(run_id=run_id, position=position, error=error.message)
-            if not isinstance(error, UnavailableError):
-                break
-            self._generations.engine.wait_ready(30)  # the engine died or is not there yet: try again
-            self._stopping.wait(min(0.5 * 2**attempt, 5))
+            break
         with self._database.session() as session:
             if session.get(JobRun, run_id) is not None:  # deleted meanwhile
                 session.merge(result)
@@ -274,13 +279,3 @@ class Jobs:
                 self._generations.cancel(generation)
                 return None
         return generation
-
-
-def _trigger(cron: str) -> CronTrigger:
-    try:
-        return CronTrigger.from_crontab(cron)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"The schedule {cron!r} cannot be read ({error}). Five fields are expected: minute hour day month weekday.",
-            param="cron",
-        ) from error

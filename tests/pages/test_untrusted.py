@@ -12,7 +12,8 @@ from pages.drawing.untrusted import plain, prose
 PARSER = MarkdownIt("commonmark").enable("table")
 PIECES = st.sampled_from(
     ["![a](http://h/x.png)", "[a](http://h)", "![a][r]", "[r]: http://h/x.png", "<img src=http://h>", "<div>", "<!--",
-     "`", "``", "```", "~~~", "\n", "\n\n", "- ", "  ", "    ", "> ", "| ", "\\", "$", "*", "a", ":::", "-->", "# ", "1. "]
+     "`", "``", "```", "~~~", "\n", "\n\n", "- ", "  ", "    ", "> ", "| ", "\\", "$", "*", "a", ":::", "-->", "# ",
+     "1. "]
 )  # fmt: skip
 
 
@@ -42,7 +43,10 @@ def test_no_arrangement_gets_through(text: str) -> None:
 
 
 def test_code_lists_and_emphasis_stay_as_they_were() -> None:
-    text = "Use **this**:\n\n- `d[0](x)` of `$HOME`\n\n```python\nfor x in y[1:]:\n    d[x](1)  # <b> $5\n```\n\nand | so\n"
+    text = (
+        "Use **this**:\n\n- `d[0](x)` of `$HOME`\n\n"
+        "```python\nfor x in y[1:]:\n    d[x](1)  # <b> $5\n```\n\nand | so\n"
+    )
     assert prose(text) == text
     assert "fence" in kinds(prose(text))
 
