@@ -64,11 +64,30 @@ class Jobs:
 
     def start(self) -> None:
         """Start the schedule and take up runs that were interrupted."""
-        self.scheduler.start()
+        self.scheduler.start(paused=True)
+        self._reconcile()
+        self.scheduler.resume()
         with self._database.session() as session:
             interrupted = session.exec(select(JobRun.id).where(col(JobRun.state).in_(OPEN))).all()
         for run_id in interrupted:
             self._workers.submit(self._execute, run_id)
+
+    def _reconcile(self) -> None:
+        """Bring the schedule in step with the jobs: a kill may come between storing the two."""
+        jobs = {job.id: job for job in self.find() if job.cron}
+        for scheduled in self.scheduler.get_jobs():
+            if scheduled.id not in jobs:
+                self.scheduler.remove_job(scheduled.id)
+        for job in jobs.values():
+            scheduled = self.scheduler.get_job(job.id)
+            if scheduled is None or str(scheduled.trigger) != str(crontab(job.cron or "")):
+                self._schedule(job)
+
+    def _schedule(self, job: Job) -> None:
+        self.scheduler.add_job(
+            "backend.runtime:fire_job", crontab(job.cron or ""), args=[job.id], id=job.id, name=job.name,
+            replace_existing=True,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Stop; open runs go on at the next start."""
@@ -100,17 +119,16 @@ class Jobs:
         if not 1 <= max_tokens <= 4096:
             raise InvalidInputError("max_tokens must be between 1 and 4096.", param="max_tokens")
         check_sampling(SamplingParams(temperature=temperature), ())
-        trigger = crontab(cron) if cron else None
+        if cron:
+            crontab(cron)
         job = Job(
             name=name.strip() or "Untitled job", prompts=prompts, system=system, max_tokens=max_tokens,
             temperature=temperature, documents=documents, cron=cron,
         )
         with self._database.session() as session:
             session.add(job)
-        if trigger is not None:
-            self.scheduler.add_job(
-                "backend.runtime:fire_job", trigger, args=[job.id], id=job.id, name=job.name, replace_existing=True
-            )
+        if cron:
+            self._schedule(job)
         return job
 
     def run(self, job_id: str) -> JobRun:
@@ -123,6 +141,16 @@ class Jobs:
             session.add(run)
         self._workers.submit(self._execute, run.id)
         return run
+
+    def fire(self, job_id: str) -> None:
+        """Start a run because its time has come; skipped while an earlier run of the job goes on."""
+        with self._database.session() as session:
+            query = select(JobRun.id).where(JobRun.job_id == job_id, col(JobRun.state).in_(OPEN))
+            going_on = session.exec(query).first()
+        if going_on is not None:
+            log.warning("job %s is not run now: its run %s has not ended", job_id, going_on)
+            return
+        self.run(job_id)
 
     def cancel(self, run_id: str) -> None:
         """Stop a run; finished results stay."""

@@ -13,6 +13,7 @@ from backend.generation.service import Generation, TextRequest
 from backend.jobs import service
 from backend.jobs.service import Jobs
 from backend.store.database import Database
+from backend.store.tables import Job
 from tests.conftest import until
 
 
@@ -52,3 +53,24 @@ def test_an_outage_consumes_no_attempt_and_an_odd_prompt_fails_alone(jobs: Jobs)
     progress = jobs.runs(job.id)[0]
     assert (progress.run.state, progress.done, progress.failed) == ("done", 3, 1)
     assert "surrogates" in list(jobs.results(run.id))[1]
+
+
+def test_a_firing_is_skipped_while_an_earlier_run_goes_on(jobs: Jobs) -> None:
+    jobs._generations.away = 1 << 30  # type: ignore[attr-defined]
+    job = jobs.create("slow", ["one"])
+    for _ in range(3):
+        jobs.fire(job.id)
+    assert len(jobs.runs(job.id)) == 1
+    jobs.cancel(jobs.runs(job.id)[0].run.id)
+    until(lambda: jobs.runs(job.id)[0].run.state == "cancelled", "the run ends")
+    jobs.fire(job.id)
+    assert len(jobs.runs(job.id)) == 2
+
+
+def test_a_schedule_is_brought_in_step_with_the_jobs(jobs: Jobs) -> None:
+    lost, gone = (jobs.create(name, ["x"], cron="0 6 * * 1") for name in ("lost", "gone"))
+    jobs.scheduler.remove_job(lost.id)
+    with jobs._database.session() as session:
+        session.delete(session.get(Job, gone.id))
+    jobs._reconcile()
+    assert jobs.next_run(lost.id) is not None and jobs.next_run(gone.id) is None
