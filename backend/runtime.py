@@ -268,4 +268,4 @@ def current() -> Runtime:
 
 def fire_job(job_id: str) -> None:
     """What the schedule calls; its import path is stored with every schedule, so it must not move."""
-    current().jobs.run(job_id)
+    current().jobs.fire(job_id)

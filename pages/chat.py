@@ -12,7 +12,8 @@ from backend.generation.conversations import ChatOptions
 from backend.generation.service import Generation
 from backend.runtime import Runtime, current
 from backend.store.tables import Message
-from pages.formatting import money, passage, rate, seconds
+from pages.drawing.untrusted import passage, plain, prose
+from pages.formatting import money, rate, seconds
 
 TICK = 0.25
 """Seconds between two looks at an answer being written."""
@@ -54,9 +55,10 @@ def sidebar(runtime: Runtime) -> None:
             st.caption("Nothing found." if search else "Your chats will be listed here.")
         active = conversation_id()
         for conversation in found[:50]:
-            label = conversation.title if len(conversation.title) <= 34 else conversation.title[:33] + "…"
+            title = conversation.title
+            label = plain(title if len(title) <= 34 else title[:33] + "…")
             kind: Literal["secondary", "tertiary"] = "secondary" if conversation.id == active else "tertiary"
-            if st.button(label, key=f"open-{conversation.id}", type=kind, width="stretch", help=conversation.title):
+            if st.button(label, key=f"open-{conversation.id}", type=kind, width="stretch", help=plain(title)):
                 open_conversation(conversation.id)
                 st.rerun()
 
@@ -116,7 +118,7 @@ def conversation_menu(runtime: Runtime, conversation: str) -> None:
                 runtime.conversations.rename(conversation, title)
                 st.rerun()
             except TenfoldError as error:
-                st.error(error.message)
+                st.error(plain(error.message))
         st.download_button(
             "Export as Markdown",
             runtime.conversations.export(conversation),
@@ -140,9 +142,11 @@ def draw_message(runtime: Runtime, message: Message, *, last: bool, options: Cha
             draw_question(runtime, message, options)
             return
         generation = runtime.conversations.writing(message.id)
-        if generation is not None:
+        if generation is not None and not generation.ended:
             tail(runtime, generation)
             return
+        if message.state == "writing":  # it ended after the messages were read, or could not be stored
+            message = ended(runtime, message, generation)
         draw_answer(message)
         if last and st.button("Regenerate", icon=":material/refresh:", type="tertiary", key=f"again-{message.id}"):
             act(lambda: runtime.conversations.regenerate(message.conversation_id, options))
@@ -170,14 +174,26 @@ def draw_question(runtime: Runtime, message: Message, options: ChatOptions) -> N
 def draw_answer(message: Message) -> None:
     """Text, sources and the account of a stored answer."""
     if message.text:
-        st.markdown(escape(message.text))
+        st.markdown(prose(message.text))
     if message.state == "failed":
-        st.error(message.error, icon=":material/error:")
+        st.error(plain(message.error), icon=":material/error:")
     elif message.state == "stopped":
         st.caption("Stopped." if message.text else "Stopped before the first word.")
     draw_citations(message.details.get("citations", []), message.id)
     draw_cache(message.details.get("answer_cache"))
     draw_account(message.details.get("account"))
+
+
+def ended(runtime: Runtime, message: Message, generation: Generation | None) -> Message:
+    """An answer that has just ended, as it was stored; or as it was written, where storing it failed."""
+    stored = {m.id: m for m in runtime.conversations.messages(message.conversation_id)}.get(message.id, message)
+    if stored.state != "writing":
+        return stored
+    text = generation.text.strip() if generation is not None else message.text
+    return Message(
+        id=message.id, conversation_id=message.conversation_id, position=message.position, role=message.role,
+        text=text, state="failed", error="This answer could not be stored, so it will not be here after a restart.",
+    )  # fmt: skip
 
 
 def draw_cache(details: dict[str, str] | None) -> None:
@@ -187,10 +203,9 @@ def draw_cache(details: dict[str, str] | None) -> None:
     if details["kind"] == "exact":
         st.caption(":material/bolt: Answered before; nothing was computed. *Regenerate* asks the model again.")
     else:
-        question = details["question"].replace("$", "\\$")
         st.caption(
-            f":orange[:material/join: The stored answer to a like question] ({details['similarity']}): “{question}”. "
-            "*Regenerate* asks the model."
+            f":orange[:material/join: The stored answer to a like question] ({details['similarity']}): "
+            f"“{plain(details['question'])}”. *Regenerate* asks the model."
         )
 
 
@@ -200,8 +215,8 @@ def draw_citations(citations: list[dict[str, Any]], key: str) -> None:
         return
     with st.container(horizontal=True, gap="small", key=f"sources-{key}"):
         for citation in citations:
-            with st.popover(f"[{citation['number']}] {citation['document']}", help="Show the passage"):
-                st.caption(f"Part {citation['position'] + 1} · similarity {citation['score']:.2f}")
+            with st.popover(plain(f"[{citation['number']}] {citation['document']}"), help="Show the passage"):
+                st.caption(f"Part {citation['position'] + 1} · score {citation['score']:.2f}")
                 st.markdown(passage(citation["text"]))
 
 
@@ -213,14 +228,9 @@ def draw_account(account: dict[str, Any] | None) -> None:
         f"first token {seconds(account['ttft'])}",
         rate(account["tokens_per_second"]),
         f"{account['prompt_tokens']} in · {account['cached_tokens']} cached · {account['output_tokens']} out",
-        money(account["cost"]).replace("$", "\\$"),
+        plain(money(account["cost"])),
     ]
     st.caption(" · ".join(parts))
-
-
-def escape(text: str) -> str:
-    """Keep dollar signs from becoming formulas."""
-    return text.replace("$", "\\$")
 
 
 def tail(runtime: Runtime, generation: Generation) -> None:
@@ -232,7 +242,7 @@ def tail(runtime: Runtime, generation: Generation) -> None:
             st.rerun()
         text = generation.text
         if text:
-            st.markdown(escape(text) + " ▍")
+            st.markdown(prose(text) + " ▍")
         else:
             st.caption(f":material/hourglass_empty: {generation.note or waiting_note(runtime)}")
         if st.button("Stop", icon=":material/stop_circle:", key=f"stop-{generation.id}"):
@@ -300,11 +310,11 @@ def main() -> None:
         try:
             runtime.conversations.get(identifier)
         except TenfoldError as error:
-            st.warning(error.message)
+            st.warning(plain(error.message))
             identifier = None
     options = options_bar(runtime, identifier)
     if message := st.session_state.pop("chat-error", None):
-        st.error(message)
+        st.error(plain(message))
     messages = runtime.conversations.messages(identifier) if identifier else []
     for i, turn in enumerate(messages):
         draw_message(runtime, turn, last=i == len(messages) - 1, options=options)

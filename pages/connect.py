@@ -6,6 +6,7 @@ import streamlit as st
 
 from backend.api.gate import is_loopback
 from backend.runtime import current
+from pages.drawing.untrusted import plain
 from pages.formatting import when
 
 EXAMPLE = """from openai import OpenAI
@@ -46,7 +47,7 @@ def main() -> None:
     for row in runtime.keys.find():
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             used = f"last used {when(row.used)}" if row.used else "never used"
-            st.markdown(f"**{row.name}** · `{row.prefix}…` · made {when(row.created)} · {used}")
+            st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · made {when(row.created)} · {used}")
             if st.button("Revoke", key=f"revoke-{row.id}"):
                 runtime.keys.revoke(row.id)
                 st.rerun()

@@ -10,18 +10,10 @@ import streamlit as st
 from backend.api.gate import is_loopback
 from backend.errors import UnavailableError
 from backend.runtime import Runtime, current
+from pages.drawing.untrusted import plain
+from pages.navigation import menu
 
-HERE = Path(__file__).parent
-PAGES = {
-    "Use": [
-        ("chat", "Chat", "forum"),
-        ("documents", "Documents", "description"),
-        ("retrieval", "Retrieval", "hub"),
-        ("jobs", "Jobs", "schedule"),
-    ],
-    "Understand": [("dashboard", "Dashboard", "monitoring"), ("optimizations", "Optimizations", "tune")],
-    "Connect": [("connect", "API", "api")],
-}
+ASSETS = Path(__file__).parents[1] / "data" / "assets"
 
 
 def signed_in(runtime: Runtime) -> bool:
@@ -58,24 +50,24 @@ def engine_banner(runtime: Runtime) -> None:
         if state.phase == "starting":
             st.info("The model is being loaded. This takes some seconds; the first time up to a minute.", icon="⏳")
         elif state.phase == "restarting":
-            st.warning(state.detail, icon="🔁")
+            st.warning(plain(state.detail), icon="🔁")
         elif state.phase in ("failed", "stopped"):
-            st.error(f"The engine is not running. {state.detail}", icon="🛑")
+            st.error(f"The engine is not running. {plain(state.detail)}", icon="🛑")
             if st.button("Start it again", key="restart-engine"):
                 runtime.restart_engine()
                 st.rerun()
         elif runtime.notice:
-            st.info(runtime.notice, icon="⏳")
+            st.info(plain(runtime.notice), icon="⏳")
         info = runtime.engine.info
         for notice in info.notices if info else ():
-            st.caption(f":orange[{notice}]")
+            st.caption(f":orange[{plain(notice)}]")
 
     banner()
 
 
 def main() -> None:
     """Draw the frame and the page."""
-    st.logo(str(HERE.parent / "data" / "assets" / "logo.svg"), size="large")
+    st.logo(str(ASSETS / "logo.svg"), size="large")
     try:
         runtime = current()
     except UnavailableError as error:
@@ -84,16 +76,9 @@ def main() -> None:
     if not signed_in(runtime):
         sign_in(runtime)
         st.stop()
-    groups = {
-        group: [
-            st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "chat")
-            for name, title, icon in pages
-        ]
-        for group, pages in PAGES.items()
-    }
-    page = st.navigation(groups)
+    page = st.navigation(menu())
     layout: Literal["centered", "wide"] = "centered" if page.title == "Chat" else "wide"
-    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=":material/bolt:", layout=layout)
+    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=str(ASSETS / "icon.svg"), layout=layout)
     engine_banner(runtime)
     page.run()
 

@@ -11,11 +11,13 @@ import streamlit as st
 from backend.metering.account import percentiles
 from backend.metering.prices import MachinePrice, catalogue
 from backend.runtime import Runtime, current
+from pages.drawing.charts import AMBER, BLUE, TEAL
+from pages.drawing.untrusted import plain
 from pages.formatting import money, rate, seconds
+from pages.navigation import page
 
 REFRESH = 2.0
 WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
-TEAL, AMBER, BLUE = "#14b8a6", "#f59e0b", "#6366f1"
 
 
 def moments(times: list[float]) -> list[datetime]:
@@ -114,10 +116,10 @@ def price(runtime: Runtime) -> None:
     """Which machine the money is counted for."""
     chosen = runtime.prices.current
     if runtime.settings.price_per_hour is not None:
-        st.caption(f"Price: {money(chosen.per_hour)} per hour, from TENFOLD_PRICE_PER_HOUR.".replace("$", "\\$"))
+        st.caption(f"Price: {plain(money(chosen.per_hour))} per hour, from `TENFOLD_PRICE_PER_HOUR`.")
         return
     known = catalogue()
-    with st.popover(f"Price: {money(chosen.per_hour)} per hour".replace("$", "\\$"), icon=":material/payments:"):
+    with st.popover(f"Price: {plain(money(chosen.per_hour))} per hour", icon=":material/payments:"):
         names = [p.name for p in known] + ["My own price"]
         index = next((i for i, p in enumerate(known) if p == chosen), len(known))
         name = st.selectbox("Machine", names, index=index)
@@ -143,7 +145,7 @@ def main() -> None:
         with st.container(border=True):
             st.markdown("#### Nothing to show yet")
             st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")
-            st.page_link("pages/chat.py", label="Go to Chat", icon=":material/forum:")
+            st.page_link(page("chat"), label="Go to Chat")
         return
     span = WINDOWS[window or "5 min"]
     st.fragment(run_every=REFRESH)(lambda: live(runtime, span))()

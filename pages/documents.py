@@ -14,7 +14,8 @@ from backend.knowledge.documents import DEFAULT_COLLECTION, PENDING
 from backend.knowledge.parse import SUPPORTED
 from backend.runtime import Runtime, current
 from backend.store.tables import Document
-from pages.formatting import money, passage, seconds, size, when
+from pages.drawing.untrusted import passage, plain
+from pages.formatting import money, seconds, size, when
 
 STATES = {
     "queued": ":gray-badge[:material/schedule: queued]",
@@ -97,10 +98,10 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
     """One document."""
     with st.container(border=True):
         name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
-        name.markdown(f"**{document.name.replace('$', chr(92) + '$')}**")
+        name.markdown(f"**{plain(document.name)}**")
         others = [c for c in collections if c != DEFAULT_COLLECTION]
         if others:
-            name.markdown(" ".join(f":violet-badge[{c}]" for c in others))
+            name.markdown(" ".join(f":violet-badge[{plain(c)}]" for c in others))
         state.markdown(STATES[document.state])
         with about:
             if document.state in PENDING:
@@ -124,7 +125,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
                 runtime.documents.delete(document.id)
                 st.rerun()
         if document.state == "failed":
-            st.error(document.reason, icon=":material/error:")
+            st.error(plain(document.reason), icon=":material/error:")
             if document.build:
                 st.caption(f"Version {document.version} still answers.")
         if shown and document.build:
@@ -149,7 +150,7 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
                 runtime.documents.set_collections(document.id, chosen)
                 st.rerun()
             except TenfoldError as error:
-                st.error(error.message)
+                st.error(plain(error.message))
 
 
 def chunk_viewer(runtime: Runtime, document: Document) -> None:
@@ -186,7 +187,7 @@ def version_list(runtime: Runtime, document: Document) -> None:
             try:
                 change = runtime.documents.changes(document.id, version.number)
             except TenfoldError as error:
-                st.caption(error.message)
+                st.caption(plain(error.message))
                 continue
             st.caption(f"{change.kept} chunks kept, {len(change.added)} added, {len(change.removed)} removed")
             for mark, color, texts in (("Added", "green", change.added), ("Removed", "red", change.removed)):
@@ -255,7 +256,7 @@ def caches(runtime: Runtime) -> None:
         saved = cache["tokens_saved"] * runtime.ledger.embedding_rate()
         st.markdown(
             f"**Embeddings**: {cache['entries']:,} vectors, {size(cache['bytes'])} · {cache['hits']:,} hits · "
-            f"{cache['tokens_saved']:,} tokens, {seconds(saved)} and {money(saved * price)} saved".replace("$", "\\$")
+            f"{cache['tokens_saved']:,} tokens, {seconds(saved)} and {plain(money(saved * price))} saved"
         )
         models = runtime.embeddings.by_model()
         if models:
@@ -265,7 +266,7 @@ def caches(runtime: Runtime) -> None:
         kept = answers["seconds_saved"]
         st.markdown(
             f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
-            f"engine and {money(kept * price)} saved".replace("$", "\\$")
+            f"engine and {plain(money(kept * price))} saved"
         )
         if answers["entries"] and st.button("Forget all answers"):
             runtime.answers.clear()
@@ -288,8 +289,8 @@ def reindex(runtime: Runtime) -> None:
             ("that were read otherwise", stale, "reindex-stale"), ("in all", everything, "reindex-all")
         ):  # fmt: skip
             text, button = st.columns([4, 1], vertical_alignment="center")
-            cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {money(plan.cost)}"
-            text.markdown(f"{len(plan.documents):,} documents {label}: {cost}".replace("$", "\\$"))
+            cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {plain(money(plan.cost))}"
+            text.markdown(f"{len(plan.documents):,} documents {label}: {cost}")
             if button.button("Read again", key=key, disabled=not plan.documents, width="stretch"):
                 runtime.documents.reread(plan.documents)
                 st.rerun()
@@ -301,7 +302,7 @@ def main() -> None:
     st.title("Documents")
     uploader(runtime)
     for message in st.session_state.pop("refused", [])[:20]:
-        st.error(message)
+        st.error(plain(message))
     if not runtime.documents.find():
         empty(runtime)
         return

@@ -44,12 +44,6 @@ def when(epoch: float | None) -> str:
     return datetime.fromtimestamp(epoch).strftime("%d %b %Y, %H:%M") if epoch else "–"
 
 
-def passage(text: str) -> str:
-    """A chunk as Markdown that fits into a panel: headings become bold, dollar signs stay dollar signs."""
-    lines = [f"**{line.lstrip('#').strip()}**\n" if line.startswith("#") else line for line in text.splitlines()]
-    return "\n".join(lines).replace("$", "\\$")
-
-
 def rate(value: float | None) -> str:
     """Tokens per second."""
     return "–" if value is None else f"{value:.0f} tok/s" if value >= 10 else f"{value:.1f} tok/s"

@@ -9,6 +9,7 @@ from backend.jobs.prompts import read_prompts
 from backend.jobs.service import OPEN, Progress
 from backend.runtime import Runtime, current
 from backend.store.tables import Job
+from pages.drawing.untrusted import plain
 from pages.formatting import money, seconds, when
 
 SCHEDULES = {
@@ -55,7 +56,7 @@ def new_job(runtime: Runtime) -> None:
                 if cron is None:
                     runtime.jobs.run(job.id)
             except TenfoldError as error:
-                st.error(error.message)
+                st.error(plain(error.message))
                 return
             st.session_state["job-form"] = generation + 1
             st.rerun()
@@ -67,7 +68,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
         title, buttons = st.columns([5, 3], vertical_alignment="center")
         following = runtime.jobs.next_run(job.id)
         schedule = f" · `{job.cron}`, next {when(following)}" if job.cron else ""
-        title.markdown(f"**{job.name.replace('$', chr(92) + '$')}** · {len(job.prompts):,} prompts{schedule}")
+        title.markdown(f"**{plain(job.name)}** · {len(job.prompts):,} prompts{schedule}")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:"):
                 runtime.jobs.run(job.id)
@@ -98,10 +99,11 @@ def draw_run(runtime: Runtime, progress: Progress) -> None:
     state.markdown(STATES[run.state])
     bar.progress(min(progress.done / max(run.total, 1), 1.0), text=f"{progress.done:,} of {run.total:,}")
     took = seconds(run.finished - run.started) if run.finished and run.started else None
-    parts = [when(run.created), *([took] if took else []), f"{progress.output_tokens:,} tokens", money(progress.cost)]
+    cost = plain(money(progress.cost))
+    parts = [when(run.created), *([took] if took else []), f"{progress.output_tokens:,} tokens", cost]
     if progress.failed:
         parts.append(f":red[{progress.failed} failed]")
-    facts.caption(" · ".join(parts).replace("$", "\\$"))
+    facts.caption(" · ".join(parts))
     if run.state in OPEN:
         if button.button("Cancel", key=f"cancel-{run.id}", width="stretch"):
             runtime.jobs.cancel(run.id)
@@ -112,7 +114,7 @@ def draw_run(runtime: Runtime, progress: Progress) -> None:
             mime="application/jsonl", key=f"result-{run.id}", on_click="ignore", width="stretch",
         )
     if run.reason:
-        st.error(run.reason)
+        st.error(plain(run.reason))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.engine.switches import PRESETS, describe
 from backend.runtime import Runtime, current
+from pages.drawing.untrusted import plain
 
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
@@ -52,12 +53,12 @@ def status(runtime: Runtime) -> None:
             st.rerun()
         info = runtime.engine.info
         where = f" on {info.device} · {info.attention}" if info else ""
-        st.markdown(f"Serving **{runtime.settings.served_model}** in **{latest.variant}**{where}")
+        st.markdown(f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}**{where}")
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")
         if latest.error:
-            st.error(latest.error)
+            st.error(plain(latest.error))
 
     line()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,10 +13,13 @@ from backend.errors import TenfoldError
 from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
 from backend.knowledge.search import KEYWORD, TITLE, Found
 from backend.runtime import Runtime, current
-from pages.formatting import passage, seconds
+from backend.store.tables import Chunk, Document
+from pages.drawing.charts import AMBER, GRAY, TEAL
+from pages.drawing.untrusted import passage, plain
+from pages.formatting import seconds
+from pages.navigation import page
 
 EVERYTHING = "All collections"
-TEAL, GRAY, AMBER = "#14b8a6", "#94a3b8", "#f59e0b"
 COUNT = 8
 
 
@@ -30,6 +34,11 @@ def reasons(hit: Hit) -> str:
     if parts.hop and parts.step is not None:
         said.append(f":orange-badge[hop: {parts.step.kind} +{parts.hop:.2f}]")
     return " ".join(said)
+
+
+def hover(chunk: Chunk, document: Document) -> str:
+    """What is said of a chunk that is pointed at; Plotly reads a little HTML, so what is written in it is escaped."""
+    return f"<b>{escape(document.name)}</b><br>{escape(chunk.text[:120])}…"
 
 
 def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
@@ -67,7 +76,7 @@ def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
             x=[place[n][0] for n in ring], y=[place[n][1] for n in ring], mode="markers+text" if text else "markers",
             text=text, textfont={"color": "white", "size": 12}, showlegend=False, hoverinfo="text",
             marker={"size": points, "color": color},
-            hovertext=[f"<b>{rows[n][1].name}</b><br>{rows[n][0].text[:120]}…" if n in rows else "" for n in ring],
+            hovertext=[hover(*rows[n]) if n in rows else "" for n in ring],
         )  # fmt: skip
     reach = 2.1 if outer else 1.2
     out.update_layout(
@@ -82,10 +91,9 @@ def listed(hits: list[Hit], key: str) -> None:
     """Ranked chunks with their reasons."""
     for number, hit in enumerate(hits, start=1):
         with st.container(border=True):
-            name = hit.document.replace("$", "\\$")
-            st.markdown(f"**{number}. {name}** · part {hit.position + 1} · {hit.score:.3f}")
+            st.markdown(f"**{number}. {plain(hit.document)}** · part {hit.position + 1} · {hit.score:.3f}")
             st.markdown(reasons(hit))
-            with st.expander(" ".join(hit.text.split())[:90].replace("$", "\\$") + "…"):
+            with st.expander(plain(hit.text[:90]) + "…"):
                 st.markdown(passage(hit.text))
 
 
@@ -137,7 +145,7 @@ def main() -> None:
             st.write("Upload documents first; then ask here and see what is found, and why.")
             if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
                 runtime.load_samples()
-                st.switch_page("pages/documents.py")
+                st.switch_page(page("documents"))
         return
     names: list[Any] = [EVERYTHING, *runtime.documents.collections()]
     left, right = st.columns([4, 1], vertical_alignment="bottom")
@@ -154,7 +162,7 @@ def main() -> None:
         with st.spinner("Searching…"):
             answer(runtime, question, None if chosen == EVERYTHING else chosen)
     except TenfoldError as error:
-        st.error(error.message)
+        st.error(plain(error.message))
 
 
 main()

@@ -13,13 +13,13 @@ from typing import Any
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH, SamplingParams
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError, UnavailableError
+from backend.errors import InvalidInputError, NotFoundError, TenfoldError
 from backend.generation.conversations import Grounding
 from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.jobs.schedule import crontab
 from backend.store.database import Database
 from backend.store.tables import Job, JobResult, JobRun
 
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64
 """Prompts of one run that are with the engine at once; the engine decides how many share a step."""
-ATTEMPTS = 5
+WAITS = (429, 503)
+"""Statuses of what passes by itself: too much at once, and an engine that is not there."""
+RETRY_SECONDS = 1.0
 OPEN = ("queued", "running")
 GRACE_SECONDS = 3600
 
@@ -62,11 +64,30 @@ class Jobs:
 
     def start(self) -> None:
         """Start the schedule and take up runs that were interrupted."""
-        self.scheduler.start()
+        self.scheduler.start(paused=True)
+        self._reconcile()
+        self.scheduler.resume()
         with self._database.session() as session:
             interrupted = session.exec(select(JobRun.id).where(col(JobRun.state).in_(OPEN))).all()
         for run_id in interrupted:
             self._workers.submit(self._execute, run_id)
+
+    def _reconcile(self) -> None:
+        """Bring the schedule in step with the jobs: a kill may come between storing the two."""
+        jobs = {job.id: job for job in self.find() if job.cron}
+        for scheduled in self.scheduler.get_jobs():
+            if scheduled.id not in jobs:
+                self.scheduler.remove_job(scheduled.id)
+        for job in jobs.values():
+            scheduled = self.scheduler.get_job(job.id)
+            if scheduled is None or str(scheduled.trigger) != str(crontab(job.cron or "")):
+                self._schedule(job)
+
+    def _schedule(self, job: Job) -> None:
+        self.scheduler.add_job(
+            "backend.runtime:fire_job", crontab(job.cron or ""), args=[job.id], id=job.id, name=job.name,
+            replace_existing=True,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Stop; open runs go on at the next start."""
@@ -98,17 +119,16 @@ class Jobs:
         if not 1 <= max_tokens <= 4096:
             raise InvalidInputError("max_tokens must be between 1 and 4096.", param="max_tokens")
         check_sampling(SamplingParams(temperature=temperature), ())
-        trigger = _trigger(cron) if cron else None
+        if cron:
+            crontab(cron)
         job = Job(
             name=name.strip() or "Untitled job", prompts=prompts, system=system, max_tokens=max_tokens,
             temperature=temperature, documents=documents, cron=cron,
         )
         with self._database.session() as session:
             session.add(job)
-        if trigger is not None:
-            self.scheduler.add_job(
-                "backend.runtime:fire_job", trigger, args=[job.id], id=job.id, name=job.name, replace_existing=True
-            )
+        if cron:
+            self._schedule(job)
         return job
 
     def run(self, job_id: str) -> JobRun:
@@ -121,6 +141,16 @@ class Jobs:
             session.add(run)
         self._workers.submit(self._execute, run.id)
         return run
+
+    def fire(self, job_id: str) -> None:
+        """Start a run because its time has come; skipped while an earlier run of the job goes on."""
+        with self._database.session() as session:
+            query = select(JobRun.id).where(JobRun.job_id == job_id, col(JobRun.state).in_(OPEN))
+            going_on = session.exec(query).first()
+        if going_on is not None:
+            log.warning("job %s is not run now: its run %s has not ended", job_id, going_on)
+            return
+        self.run(job_id)
 
     def cancel(self, run_id: str) -> None:
         """Stop a run; finished results stay."""
@@ -228,7 +258,7 @@ class Jobs:
         def ended() -> bool:
             return run_id in self._cancelled or self._stopping.is_set()
 
-        for attempt in range(ATTEMPTS):
+        while True:
             if ended():
                 return
             try:
@@ -243,16 +273,19 @@ class Jobs:
                         prompt_tokens=account.prompt_tokens if account else 0,
                         output_tokens=account.output_tokens if account else 0,
                         cost=account.cost if account else 0.0,
-                    )
+                    )  # fmt: skip
                     break
                 error = generation.error
             except TenfoldError as raised:
                 error = raised
+            except Exception as raised:
+                log.exception("prompt %d of run %s failed", position, run_id)
+                error = TenfoldError(f"This prompt could not be run: {raised}")
+            if error.status in WAITS:  # an outage costs nothing but time
+                self._stopping.wait(RETRY_SECONDS)
+                continue
             result = JobResult(run_id=run_id, position=position, error=error.message)
-            if not isinstance(error, UnavailableError):
-                break
-            self._generations.engine.wait_ready(30)  # the engine died or is not there yet: try again
-            self._stopping.wait(min(0.5 * 2**attempt, 5))
+            break
         with self._database.session() as session:
             if session.get(JobRun, run_id) is not None:  # deleted meanwhile
                 session.merge(result)
@@ -274,13 +307,3 @@ class Jobs:
                 self._generations.cancel(generation)
                 return None
         return generation
-
-
-def _trigger(cron: str) -> CronTrigger:
-    try:
-        return CronTrigger.from_crontab(cron)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"The schedule {cron!r} cannot be read ({error}). Five fields are expected: minute hour day month weekday.",
-            param="cron",
-        ) from error

@@ -107,7 +107,7 @@ def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
     expect(answer).to_contain_text("182")
     expect(answer).to_contain_text(re.compile(r"first token .* in · .* out"))
     page.get_by_role("button", name=re.compile(r"\[1\] lighthouse")).click()
-    passage = page.get_by_test_id("stPopoverBody").filter(has_text="similarity")
+    passage = page.get_by_test_id("stPopoverBody").filter(has_text="score")
     passage.wait_for()
     handbook = (ROOT / "data" / "samples" / "lighthouse-handbook.md").read_text()
     assert passage.locator("p").last.inner_text().strip()[:60] in handbook
