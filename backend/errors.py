@@ -69,6 +69,12 @@ class UnavailableError(TenfoldError):
     code = "engine_unavailable"
 
 
+class StorageError(UnavailableError):
+    """The disk is full, or the database cannot be written or reached now; nothing of the request was kept."""
+
+    code = "storage_unavailable"
+
+
 class DocumentError(TenfoldError):
     """A document cannot be read; the message says why."""
 
