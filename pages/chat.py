@@ -66,7 +66,7 @@ def sidebar(runtime: Runtime) -> None:
 
 def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
     """Documents on or off, settings, and what can be done with the conversation."""
-    collections = runtime.documents.collections()
+    collections = runtime.collections.counts()
     ready = [d for d in runtime.documents.find() if d.state == "ready"]
     with st.container(horizontal=True, vertical_alignment="center"):
         grounded = st.toggle(

@@ -13,12 +13,15 @@ from backend.api.dependencies import runtime_of
 from backend.engine.client import EngineUnavailableError
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError
+from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
 router = APIRouter(tags=["Control"])
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 HEALTH_TIMEOUT = 3.0
+TROUBLE = (ReaderPhase.WAITING, ReaderPhase.STOPPED)
+"""What of the reader is seen in the status; everything that needs no new document is answered all the same."""
 
 
 def _switches(runtime: Runtime) -> dict[str, Any]:
@@ -57,13 +60,14 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
         "detail": state.detail,
         "model": runtime.settings.served_model,
         "restarts": state.restarts,
+        "reader": asdict(runtime.ingest.state),
     }
     try:
         stats = runtime.engine.ping(HEALTH_TIMEOUT)
     except EngineUnavailableError as error:
         return JSONResponse(body | {"detail": str(error)}, status_code=503)
     body |= {
-        "status": "ok",
+        "status": "degraded" if runtime.ingest.state.phase in TROUBLE else "ok",
         "variant": stats.variant,
         "device": runtime.engine.info["device"],
         "attention": runtime.engine.info["attention"],
