@@ -264,6 +264,10 @@ def caches(runtime: Runtime) -> None:
             st.dataframe(
                 [{**m, "bytes": size(m["bytes"])} for m in models], hide_index=True, width="stretch", key="cache-models"
             )
+        if cache["entries"] and st.button(
+            "Forget vectors of what was deleted", help="Also those of questions and of texts sent to the API."
+        ):
+            st.toast(f"{runtime.embeddings.forget_unused():,} vectors were forgotten.")
         kept = answers["seconds_saved"]
         st.markdown(
             f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
