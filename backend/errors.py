@@ -80,6 +80,12 @@ class ModelFailedError(UnavailableError):
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
 
 
+class StorageError(UnavailableError):
+    """The disk is full, or the database cannot be written or reached now; nothing of the request was kept."""
+
+    code = "storage_unavailable"
+
+
 class DocumentError(TenfoldError):
     """A document cannot be read; the message says why."""
 

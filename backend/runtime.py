@@ -17,16 +17,22 @@ from backend.engine.config import EngineConfig
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import Switches
 from backend.errors import ModelFailedError, TenfoldError, UnavailableError
+from backend.files.blobs import Blobs
 from backend.generation.answers import AnswerCache
 from backend.generation.conversations import Conversations
 from backend.generation.service import GenerationService
 from backend.jobs.service import Jobs
+from backend.knowledge.build import Builder
 from backend.knowledge.chunk import Chunker
+from backend.knowledge.collections import Collections
 from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.index import KnowledgeIndex
-from backend.knowledge.ingest import Ingest
+from backend.knowledge.plan import Planner
+from backend.knowledge.reader import Reader
 from backend.knowledge.retrieve import Retriever
+from backend.knowledge.signals import ReaderSignals
+from backend.knowledge.uploads import Uploads
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
@@ -52,6 +58,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.started = time.time()
+        self._closing = threading.Event()
         self.notice = ""  # what is being done in the background, for the console
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(settings.data_dir / ".lock")
@@ -96,13 +103,20 @@ class Runtime:
             self.engine, self.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )
         self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
-        self.documents = Documents(settings, self.database)
-        self.ingest = Ingest(
-            settings, self.database, self.documents, self.embeddings, self.index, self.chunker,
-            self.ledger.embedding_rate, lambda: self.prices.current.per_hour,
-        )  # fmt: skip
+        signals, blobs = ReaderSignals(), Blobs(settings.files_dir)
+        self.documents = Documents(self.database, signals)
+        self.collections = Collections(self.database)
+        self.uploads = Uploads(settings, self.database, blobs, self.collections, signals)
+        builder = Builder(
+            settings, self.database, blobs, self.documents, self.embeddings, self.index, self.chunker
+        )
+        self.ingest = Reader(self.database, blobs, self.documents, builder, self.index, signals)
+        self.planner = Planner(
+            self.database, builder.version, self.ledger.embedding_rate, lambda: self.prices.current.per_hour
+        )
         self.retriever = Retriever(
             self.documents,
+            self.collections,
             self.embeddings,
             self.index,
             self.text,
@@ -117,14 +131,16 @@ class Runtime:
         self.conversations = Conversations(
             self.database,
             self.generations,
-            lambda question, history, collection, system: self.retriever.ground(
-                question, history, collection or None, system, source="console"
+            lambda question, history, collection, system, answer: self.retriever.ground(
+                question, history, collection or None, system, max_tokens=answer, source="console"
             ),
         )
         self.jobs = Jobs(
             self.database,
             self.generations,
-            lambda question, system: self.retriever.ground(question, [], None, system, source="job"),
+            lambda question, system, answer: self.retriever.ground(
+                question, [], None, system, max_tokens=answer, source="job"
+            ),
         )
         self._reading = threading.Lock()
         self._texts: dict[str, TextModel] = {}
@@ -146,25 +162,25 @@ class Runtime:
             if self.engine.state.phase is Phase.STOPPED:
                 return
             time.sleep(1)
-        try:
-            info = self.engine.known()
-            assert info.embedding_fingerprint is not None and info.embedding_dimension is not None
-            self.index.open(info.embedding_fingerprint[:16], info.embedding_dimension, self._report)
-        except Exception:
-            log.exception("the search index could not be opened")
-            self.notice = "The search index could not be opened; see the log."
-            return
-        self.notice = ""
+        info = self.engine.known()
+        assert info.embedding_fingerprint is not None and info.embedding_dimension is not None
+        self.index.keep_opening(
+            info.embedding_fingerprint[:16], info.embedding_dimension, self._report, self._closing.wait
+        )
+        if self.index.opened:
+            self.notice = ""
 
     def _report(self, notice: str) -> None:
         self.notice = notice
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
+        self._closing.set()
         self.jobs.close()
         self.ingest.close()
         self.generations.close()
         self.index.close()
+        self.embeddings.close()
         self._local.stop()
         self.switchboard.close()
         self.ledger.close()
@@ -185,7 +201,7 @@ class Runtime:
     def load_samples(self) -> None:
         """Upload the sample documents."""
         for path in sorted(SAMPLES.iterdir()):
-            self.documents.upload(path.name, [path.read_bytes()])
+            self.uploads.upload(path.name, [path.read_bytes()])
 
     # ---- models as text ------------------------------------------------------------------------------------------
 

@@ -68,12 +68,12 @@ def sidebar(runtime: Runtime) -> None:
 
 def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
     """Documents on or off, settings, and what can be done with the conversation."""
-    collections = runtime.documents.collections()
-    ready = [d for d in runtime.documents.find() if d.state == "ready"]
+    collections = runtime.collections.counts()
+    ready = runtime.documents.any_searchable()
     with st.container(horizontal=True, vertical_alignment="center"):
         grounded = st.toggle(
             "Answer from documents",
-            value=bool(ready),
+            value=ready,
             disabled=not ready,
             key="grounded" if ready else "grounded-off",
             help="Answers quote the uploaded documents, with numbered sources."

@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 
 from backend.errors import TenfoldError
-from backend.knowledge.documents import DEFAULT_COLLECTION, PENDING
-from backend.knowledge.parse import SUPPORTED
+from backend.knowledge.collections import DEFAULT_COLLECTION
+from backend.knowledge.documents import PENDING
+from backend.knowledge.formats import SUPPORTED
 from backend.runtime import Runtime, current
 from backend.store.tables import Document
 from pages.drawing.untrusted import passage, plain
@@ -40,13 +41,13 @@ def take_in(runtime: Runtime, file: Any, collection: str) -> list[str]:
     """Store a file, or every file of a zip archive; returns what was refused and why."""
     try:
         if not file.name.lower().endswith(".zip"):
-            runtime.documents.upload(file.name, pieces(file), collection)
+            runtime.uploads.upload(file.name, pieces(file), collection)
             return []
         with tempfile.NamedTemporaryFile(suffix=".zip") as aside:
             for piece in pieces(file):
                 aside.write(piece)
             aside.flush()
-            _, refused = runtime.documents.upload_archive(file.name, Path(aside.name), collection)
+            _, refused = runtime.uploads.upload_archive(file.name, Path(aside.name), collection)
             return refused
     except TenfoldError as error:
         return [error.message]
@@ -140,14 +141,14 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
     with versions:
         version_list(runtime, document)
     with membership:
-        known = sorted({*runtime.documents.collections(), *collections})
+        known = sorted({*runtime.collections.counts(), *collections})
         chosen = st.multiselect(
             "In these collections", known, default=collections, key=f"collections-{document.id}",
             accept_new_options=True, help="A document may be in several; nothing is embedded again.",
         )
         if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
             try:
-                runtime.documents.set_collections(document.id, chosen)
+                runtime.collections.set(document.id, chosen)
                 st.rerun()
             except TenfoldError as error:
                 st.error(plain(error.message))
@@ -208,7 +209,7 @@ def empty(runtime: Runtime) -> None:
 
 def table(runtime: Runtime) -> None:
     """The documents of a collection; redrawn while some are being read."""
-    counts = runtime.documents.collections()
+    counts = runtime.collections.counts()
     chosen = EVERYTHING
     if len(counts) > 1:
         labels = {EVERYTHING: EVERYTHING, **{name: f"{name} ({count})" for name, count in counts.items()}}
@@ -216,14 +217,14 @@ def table(runtime: Runtime) -> None:
             "Show", list(labels), format_func=labels.__getitem__, key="collection", persist_state="session"
         )
         if counts.get(chosen) == 0 and st.button("Delete this empty collection"):
-            runtime.documents.delete_collection(chosen)
+            runtime.collections.delete(chosen)
             st.rerun()
     working = runtime.documents.pending > 0
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
         documents = runtime.documents.find(None if chosen == EVERYTHING else chosen)
-        memberships = runtime.documents.memberships()
+        memberships = runtime.collections.memberships()
         if working and not runtime.documents.pending:
             st.rerun()
         for document in documents[:ROWS]:
@@ -239,7 +240,8 @@ def summary(runtime: Runtime) -> None:
     documents = runtime.documents.find()
     cache = runtime.embeddings.statistics()
     with st.container(horizontal=True):
-        st.metric("Documents", f"{len(documents):,}", border=True)
+        read = sum(bool(d.build) for d in documents)
+        st.metric("Documents", f"{read:,}", border=True, help=f"{len(documents):,} with those not read (yet).")
         st.metric("Chunks", f"{sum(d.chunk_count for d in documents if d.build):,}", border=True)
         st.metric("Vectors kept", f"{cache['entries']:,}", border=True, help=size(cache["bytes"]))
         st.metric(
@@ -263,6 +265,10 @@ def caches(runtime: Runtime) -> None:
             st.dataframe(
                 [{**m, "bytes": size(m["bytes"])} for m in models], hide_index=True, width="stretch", key="cache-models"
             )
+        if cache["entries"] and st.button(
+            "Forget vectors of what was deleted", help="Also those of questions and of texts sent to the API."
+        ):
+            st.toast(f"{runtime.embeddings.forget_unused():,} vectors were forgotten.")
         kept = answers["seconds_saved"]
         st.markdown(
             f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
@@ -279,8 +285,8 @@ def reindex(runtime: Runtime) -> None:
         if not runtime.ready:
             st.caption("The models are still being loaded.")
             return
-        stale = runtime.ingest.plan()
-        everything = runtime.ingest.plan([d.id for d in runtime.documents.find()])
+        stale = runtime.planner.stale()
+        everything = runtime.planner.everything()
         st.write(
             "After a change of the chunk size or the embedding model, documents that were read before it are read "
             "again here. What is in force answers meanwhile, and equal chunks keep their vectors."

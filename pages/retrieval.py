@@ -139,7 +139,7 @@ def main() -> None:
     runtime = current()
     st.title("Retrieval")
     st.caption("A question walks from what is near, what has its words and what it names over a graph of mentions.")
-    if not runtime.documents.searchable():
+    if not runtime.documents.any_searchable():
         with st.container(border=True, horizontal_alignment="center"):
             st.markdown("#### Nothing to search yet")
             st.write("Upload documents first; then ask here and see what is found, and why.")
@@ -147,7 +147,7 @@ def main() -> None:
                 runtime.load_samples()
                 st.switch_page(page("documents"))
         return
-    names: list[Any] = [EVERYTHING, *runtime.documents.collections()]
+    names: list[Any] = [EVERYTHING, *runtime.collections.counts()]
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     question = left.text_input(
         "Question", key="question", placeholder="Which station is the busiest?", persist_state="session"

@@ -17,6 +17,7 @@ from swagger_ui_bundle import swagger_ui_path
 from backend.api import control, documents, openai
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError
 from backend.runtime import Runtime
+from backend.store.failures import named_failure
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _unknown(_: Request, error: Exception) -> JSONResponse:
     log.exception("a request failed", exc_info=error)
-    return openai.as_response(TenfoldError("Something went wrong here; it is in the server's log."))
+    return openai.as_response(
+        named_failure(error) or TenfoldError("Something went wrong here; it is in the server's log.")
+    )
 
 

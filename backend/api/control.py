@@ -14,6 +14,7 @@ from backend.api.dependencies import runtime_of
 from backend.engine.protocol import Phase
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError, ModelFailedError, UnavailableError
+from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
 router = APIRouter(tags=["Control"])
@@ -23,6 +24,8 @@ HEALTH_TIMEOUT = 1.0
 """Seconds a health check waits for a turn; a longer turn is no illness, and its age is told."""
 STORE_TIMEOUT = 2.0
 """Seconds a change waits for its switches to be stored."""
+TROUBLE = (ReaderPhase.WAITING, ReaderPhase.STOPPED)
+"""What of the reader is seen in the status; everything that needs no new document is answered all the same."""
 
 
 def _switches(runtime: Runtime) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
         "detail": state.detail,
         "model": runtime.settings.served_model,
         "restarts": state.restarts,
+        "reader": asdict(runtime.ingest.state),
     }
     if state.phase is not Phase.READY:
         error = state.error()
@@ -81,7 +85,8 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
     with contextlib.suppress(UnavailableError):  # a long turn
         stats = engine.ping(HEALTH_TIMEOUT)
     hung = engine.hung
-    body |= {"status": "hung" if hung else "ok", "last_turn_seconds": round(engine.silence, 1)}
+    working = "degraded" if runtime.ingest.state.phase in TROUBLE else "ok"
+    body |= {"status": "hung" if hung else working, "last_turn_seconds": round(engine.silence, 1)}
     if engine.info is not None:
         body |= {"variant": engine.info.variant, "device": engine.info.device, "attention": engine.info.attention}
     if stats is not None:

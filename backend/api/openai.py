@@ -81,7 +81,10 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
         system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
         history = [m for m in messages if m["role"] != "system"][:-1]
         grounding = await run_in_threadpool(
-            lambda: runtime.retriever.ground(question, history, collection, system, source="api")
+            lambda: runtime.retriever.ground(
+                question, history, collection, system, source="api",
+                max_tokens=body.max_completion_tokens or body.max_tokens,
+            )
         )
         citations = grounding.citations
         source = {name: getattr(grounding, name) for name in ("messages", "passages", "index_version", "reply")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from sqlmodel import col, or_, select
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
 from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.knowledge.grounding import Ground, Grounding
 from backend.store.database import Database
 from backend.store.tables import Conversation, Message
 
@@ -29,26 +29,12 @@ class ChatOptions:
     collection: str | None = None
 
 
-@dataclass(frozen=True)
-class Grounding:
-    """What retrieval adds to a question: messages with the passages, and the citations that are really in them."""
-
-    messages: list[dict[str, str]]
-    citations: list[dict[str, Any]]
-    passages: tuple[str, ...] = ()  # the texts quoted
-    index_version: int = 0
-    reply: str | None = None  # what to say instead, where nothing was found
-
-    def request(self, **more: Any) -> TextRequest:
-        """The request to generate from it."""
-        return TextRequest(
-            messages=self.messages, passages=self.passages, citations=tuple(self.citations),
-            index_version=self.index_version, reply=self.reply, **more,
-        )  # fmt: skip
-
-
-Ground = Callable[[str, list[dict[str, str]], str, str], Grounding]
-"""(question, history, collection, system prompt) → messages with passages."""
+def grounded_request(grounding: Grounding, **more: Any) -> TextRequest:
+    """The request to generate from what retrieval made of a question."""
+    return TextRequest(
+        messages=grounding.messages, passages=grounding.passages, citations=tuple(grounding.citations),
+        index_version=grounding.index_version, reply=grounding.reply, **more,
+    )  # fmt: skip
 
 
 class Conversations:
@@ -243,9 +229,11 @@ class Conversations:
             if options.collection is None:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
                 return TextRequest(messages=[*system, *turns], **common)
-            grounding = self._ground(question, turns[:-1], options.collection, options.system)
+            grounding = self._ground(question, turns[:-1], options.collection, options.system, options.max_tokens)
             generation.details["citations"] = grounding.citations
-            return grounding.request(**common)
+            if grounding.notice:
+                generation.details["notice"] = grounding.notice
+            return grounded_request(grounding, **common)
 
         self._generations.start_in_background(generation, prepare)
         return answer

@@ -17,9 +17,10 @@ from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH, SamplingParams
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError
-from backend.generation.conversations import Grounding
+from backend.generation.conversations import grounded_request
 from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
 from backend.jobs.schedule import crontab
+from backend.knowledge.grounding import Grounding
 from backend.store.database import Database
 from backend.store.tables import Job, JobResult, JobRun
 
@@ -45,8 +46,8 @@ class Progress:
     output_tokens: int
 
 
-Ground = Callable[[str, str], Grounding]
-"""(question, system prompt) → messages with passages."""
+Ground = Callable[[str, str, int], Grounding]
+"""(question, system prompt, most tokens of the answer) → messages with passages."""
 
 
 class Jobs:
@@ -297,7 +298,7 @@ class Jobs:
             "source": "job", "question": prompt, "scope": f"{job.documents}\0{job.system}",
         }  # fmt: skip
         if job.documents:
-            request = self._ground(prompt, job.system).request(**common)
+            request = grounded_request(self._ground(prompt, job.system, job.max_tokens), **common)
         else:
             system = [{"role": "system", "content": job.system}] if job.system.strip() else []
             request = TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)

@@ -13,7 +13,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from backend.knowledge.parse import PLAIN
+from backend.knowledge.formats import PLAIN
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ def text_hash(text: str) -> str:
 
 LONGEST_REMEMBERED = 40  # characters of a word
 REMEMBERED_WORDS = 100_000
+LONGEST_WORD = 100
+"""Characters of a word beyond which BERT's tokenizers see one unknown token, however long it is."""
+LONGEST_COUNTED = 1 << 16
+"""Characters of a text that is cut into tokens to count them; one that is longer fits no chunk anyway."""
+CHARACTERS_A_TOKEN = 4
 
 
 @functools.lru_cache(maxsize=8)
@@ -44,30 +49,31 @@ def counter(tokenizer: Tokenizer) -> Callable[[str], int]:
     """How many tokens a text has.
 
     BERT's tokenizers cut at white space first, so a text has the tokens of its words: remembered, they are counted a
-    dozen times faster than by cutting the text anew for every place where a chunk may end.
+    dozen times faster than by cutting the text anew for every place where a chunk may end. A word that no tokenizer
+    knows counts by its length, so that a megabyte without a space is no chunk of one token.
     """
 
     def whole(text: str) -> int:
+        if len(text) > LONGEST_COUNTED:
+            return len(text) // CHARACTERS_A_TOKEN
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
     if not isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
         return whole
     remembered = functools.lru_cache(REMEMBERED_WORDS)(whole)
 
+    def count(word: str) -> int:
+        if len(word) <= LONGEST_REMEMBERED:
+            return remembered(word)
+        return whole(word) if len(word) <= LONGEST_WORD else max(whole(word), len(word) // CHARACTERS_A_TOKEN)
+
     def by_words(text: str) -> int:
         words = text.split()
         if max(map(len, words), default=0) > LONGEST_REMEMBERED:
-            return sum(remembered(word) if len(word) <= LONGEST_REMEMBERED else whole(word) for word in words)
+            return sum(map(count, words))
         return sum(map(remembered, words))
 
     return by_words
-
-
-@functools.lru_cache(maxsize=8)
-def _splitter(
-    kind: type[TextSplitter] | type[MarkdownSplitter], tokenizer: Tokenizer, tokens: int
-) -> TextSplitter | MarkdownSplitter:
-    return kind.from_callback(counter(tokenizer), tokens)
 
 
 class Chunker:
@@ -75,12 +81,24 @@ class Chunker:
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:
         self._tokenizer, self._tokens = tokenizer, tokens
-        self.version = f"semantic-1:{tokens}"
+        self.version = f"semantic-2:{tokens}"
 
-    def split(self, text: str, name: str) -> list[Piece]:
-        """Cut `text`; Markdown (and what was turned into it) along its headings."""
+    def split(self, text: str, name: str, wanted: Callable[[], None] = lambda: None) -> list[Piece]:
+        """Cut `text`; Markdown (and what was turned into it) along its headings.
+
+        Args:
+            text: what to cut.
+            name: its file's name; the suffix decides how.
+            wanted: asked all the time; what it raises ends the cutting.
+        """
+        count = counter(self._tokenizer)
+
+        def counted(part: str) -> int:
+            wanted()
+            return count(part)
+
         plain = Path(name).suffix.lower() in PLAIN - {".md", ".markdown"}
         kind = TextSplitter if plain else MarkdownSplitter
-        texts = [piece.strip() for piece in _splitter(kind, self._tokenizer, self._tokens).chunks(text)]
-        count = counter(self._tokenizer)
+        splitter = kind.from_callback(counted, self._tokens)
+        texts = [piece.strip() for piece in splitter.chunks(text)]
         return [Piece(piece, count(piece), text_hash(piece)) for piece in texts if piece]

@@ -5,16 +5,19 @@ A vector's key covers everything that determines it: normalized text, model, wei
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 from sqlmodel import col, func, select
 from tokenizers import Tokenizer
 
@@ -24,12 +27,18 @@ from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.metering.ledger import Ledger
 from backend.store.database import Database
-from backend.store.tables import Embedding
+from backend.store.tables import Chunk, Embedding
+
+log = logging.getLogger(__name__)
 
 STEP = 64
 """Texts of one message to the engine."""
 LOOKUP = 500  # keys per query, below SQLite's limit on parameters
 ENGINE_TIMEOUT = 300.0
+
+
+class _AbandonedError(Exception):
+    """Who had begun to compute a text did not get to its end; whoever waits for it computes it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,13 @@ class EmbeddingService:
         self.model = model
         self._flights: dict[str, Future[np.ndarray]] = {}
         self._lock = threading.Lock()
+        self._hits: Counter[str] = Counter()  # not written down yet
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="embedding-hits")
+
+    def close(self) -> None:
+        """Write down what is only in memory."""
+        self._counter.shutdown()
+        self._write_hits()
 
     @property
     def fingerprint(self) -> str:
@@ -98,6 +114,8 @@ class EmbeddingService:
         normalized = [normalize(text) for text in texts]
         if not all(normalized):
             raise InvalidInputError("An input text is empty.", param="input")
+        if not all(map(_is_text, normalized)):
+            raise InvalidInputError("An input text contains half a character (a lone surrogate).", param="input")
         if not self._engine.wait_ready(60):
             raise self._engine.state.error()
         token_ids = self._encode(normalized, truncate)
@@ -148,18 +166,56 @@ class EmbeddingService:
         progress: Callable[[int, int], None] | None,
         total: int,
     ) -> tuple[set[str], float, int]:
-        """Compute what nobody computes already, wait for what somebody does."""
+        """Compute what nobody computes already, wait for what somebody does; `found` gets the vectors.
+
+        Returns:
+            keys computed here, seconds the engine took for them, and their tokens.
+        """
+        computed: set[str] = set()
+        seconds, tokens = 0.0, 0
+        while missing:
+            mine, theirs = self._claim(missing)
+            fresh, took = self._compute(mine, missing, found, path, progress, total)
+            computed |= fresh
+            seconds += took
+            tokens += sum(len(missing[key]) for key in fresh)
+            missing = {key: missing[key] for key, flight in theirs.items() if not self._landed(key, flight, found)}
+        return computed, seconds, tokens
+
+    def _claim(self, keys: Iterable[str]) -> tuple[dict[str, Future[np.ndarray]], dict[str, Future[np.ndarray]]]:
+        """Of these texts, those that are this caller's to compute, and those that somebody computes now."""
         mine: dict[str, Future[np.ndarray]] = {}
         theirs: dict[str, Future[np.ndarray]] = {}
         with self._lock:
-            for key in missing:
+            for key in keys:
                 flight = self._flights.get(key)
                 if flight is None:
                     mine[key] = self._flights[key] = Future()
                 else:
                     theirs[key] = flight
+        return mine, theirs
+
+    @staticmethod
+    def _landed(key: str, flight: Future[np.ndarray], found: dict[str, np.ndarray]) -> bool:
+        try:
+            found[key] = flight.result(ENGINE_TIMEOUT)
+            return True
+        except _AbandonedError:
+            return False
+        except TimeoutError as error:
+            raise UnavailableError("The embedding model did not answer in time.") from error
+
+    def _compute(
+        self,
+        mine: dict[str, Future[np.ndarray]],
+        token_ids: dict[str, list[int]],
+        found: dict[str, np.ndarray],
+        path: str,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> tuple[set[str], float]:
         computed: set[str] = set()
-        seconds, tokens = 0.0, 0
+        seconds = 0.0
         asked: list[Future[tuple[np.ndarray, float]]] = []
         try:
             # Somebody may have finished between our look-up and our claim.
@@ -168,34 +224,31 @@ class EmbeddingService:
             todo = [key for key in mine if key not in late]
             parts = [todo[start : start + STEP] for start in range(0, len(todo), STEP)]
             # One message ahead: the engine works on it while what it gave before is stored.
-            asked += [self._ask([missing[key] for key in part], path) for part in parts[:1]]
+            asked += [self._ask([token_ids[key] for key in part], path) for part in parts[:1]]
             for at, part in enumerate(parts):
-                asked += [self._ask([missing[key] for key in after], path) for after in parts[at + 1 : at + 2]]
+                asked += [self._ask([token_ids[key] for key in after], path) for after in parts[at + 1 : at + 2]]
                 vectors, took = self._answer(asked[at])
                 seconds += took
-                tokens += sum(len(missing[key]) for key in part)
-                self._store(part, vectors, [len(missing[key]) for key in part])
+                self._store(part, vectors, [len(token_ids[key]) for key in part])
                 for key, vector in zip(part, vectors, strict=True):
                     found[key] = vector
                     computed.add(key)
                 if progress is not None:
                     progress(total - len(todo) + at * STEP + len(part), total)
-            for key, flight in mine.items():
-                flight.set_result(found[key])
-        except BaseException as error:
+        except BaseException:
             for future in asked:
                 future.cancel()  # nobody waits for it any more
-            for flight in mine.values():
-                if not flight.done():
-                    flight.set_exception(error)
             raise
         finally:
+            # Whatever ended this caller (it may have been cancelled) is no business of those who wait for a text of it.
             with self._lock:
-                for key in mine:
+                for key, flight in mine.items():
                     self._flights.pop(key, None)
-        for key, flight in theirs.items():
-            found[key] = flight.result(ENGINE_TIMEOUT)
-        return computed, seconds, tokens
+                    if key in found:
+                        flight.set_result(found[key])
+                    else:
+                        flight.set_exception(_AbandonedError())
+        return computed, seconds
 
     def _ask(self, token_ids: list[list[int]], path: str) -> Future[tuple[np.ndarray, float]]:
         return self._engine.embed(token_ids, path)
@@ -235,15 +288,54 @@ class EmbeddingService:
                 session.connection().execute(insert(Embedding), rows)
 
     def _count_hits(self, keys: list[str]) -> None:
+        """Note that vectors were used again; written down in the background, so that nobody waits for a figure."""
+        with self._lock:
+            waiting = bool(self._hits)
+            self._hits.update(keys)
+        if keys and not waiting:
+            with contextlib.suppress(RuntimeError):  # closed: what is noted now is not written any more
+                self._counter.submit(self._write_hits)
+
+    def _write_hits(self) -> None:
+        with self._lock:
+            hits, self._hits = self._hits, Counter()
+        by_count: dict[int, list[str]] = {}
+        for key, count in hits.items():
+            by_count.setdefault(count, []).append(key)
+        try:
+            with self._database.session() as session:
+                for count, keys in by_count.items():
+                    for start in range(0, len(keys), LOOKUP):
+                        part = col(Embedding.key).in_(keys[start : start + LOOKUP])
+                        session.connection().execute(
+                            update(Embedding).where(part).values(hits=col(Embedding.hits) + count)
+                        )
+        except Exception:
+            log.exception("%d uses of kept vectors were not counted", hits.total())
+
+    def forget_unused(self) -> int:
+        """Delete vectors that no kept text of a document has under the model now loaded; returns how many.
+
+        Vectors of deleted documents, of questions, of texts sent to the API and of other models go; any of them is
+        computed again when it is asked for.
+        """
+        used: set[str] = set()
+        began = time.time()
         with self._database.session() as session:
-            for start in range(0, len(keys), LOOKUP):
-                part = keys[start : start + LOOKUP]
+            for text in session.exec(select(Chunk.text).execution_options(yield_per=1000)):
+                used.add(self.key(text))
+            keys = session.exec(select(Embedding.key).where(Embedding.created < began)).all()
+        unused = [key for key in keys if key not in used]
+        for start in range(0, len(unused), LOOKUP):
+            with self._database.session() as session:
                 session.connection().execute(
-                    update(Embedding).where(col(Embedding.key).in_(part)).values(hits=col(Embedding.hits) + 1)
+                    delete(Embedding).where(col(Embedding.key).in_(unused[start : start + LOOKUP]))
                 )
+        return len(unused)
 
     def statistics(self) -> dict[str, Any]:
         """Entries, hits, tokens not computed again and bytes of the cache."""
+        self._write_hits()
         with self._database.session() as session:
             count, hits, saved, size = session.exec(
                 select(
@@ -271,3 +363,9 @@ class EmbeddingService:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -63,7 +63,7 @@ def load(runtime: Runtime, passages: dict[str, str]) -> tuple[dict[str, str], fl
     started = time.perf_counter()
     for number, (title, text) in enumerate(passages.items()):
         name = re.sub(r"[^\w .()'-]+", " ", title).strip() or "passage"
-        document = runtime.documents.upload(f"{name[:200]} {number}.md", [f"# {title}\n\n{text}\n".encode()])
+        document = runtime.uploads.upload(f"{name[:200]} {number}.md", [f"# {title}\n\n{text}\n".encode()])
         titles[document.id] = title
     while runtime.documents.pending:
         time.sleep(0.2)

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,7 @@ class ChunkGraph:
         self._file, self._dimension = file, dimension
         self._mentioning, self._nearest = mentioning, nearest
         self.lock = threading.RLock()
+        self._saving = threading.Lock()
         self._clear()
 
     def _clear(self) -> None:
@@ -111,22 +113,29 @@ class ChunkGraph:
         """Edges between chunks that are there."""
         return len(self.edges()[0].nodes)
 
-    def add(self, chunks: list[GraphChunk]) -> None:
-        """Add chunks with their edges; known ids are left as they are."""
+    def add(self, chunks: list[GraphChunk], *, replacing: Iterable[str] = ()) -> None:
+        """Add chunks with their edges; known ids are left as they are.
+
+        Args:
+            chunks: what to add.
+            replacing: ids of chunks that will be removed in favour of these. They are no neighbours: no edge leads to
+                them, and they do not count among those that bear a title or share a name.
+        """
         with self.lock:
             fresh = [chunk for chunk in chunks if chunk.id not in self.node]
             if not fresh:
                 return
+            leaving = {self.node[chunk_id] for chunk_id in replacing if chunk_id in self.node}
             nodes = [self._add_node(chunk) for chunk in fresh]
             borne = {form for node in nodes for form in self._forms[node]}
             new = set(nodes)
             for form in borne:
-                self._late_mentions(form, new)
+                self._late_mentions(form, new, leaving)
             for node, chunk in zip(nodes, fresh, strict=True):
-                self._mention(node, chunk)
-                self._stand_beside(node)
-                self._share(node, chunk.text)
-            self._near(nodes)
+                self._mention(node, chunk, leaving)
+                self._stand_beside(node, leaving)
+                self._share(node, chunk.text, leaving)
+            self._near(nodes, leaving)
             self._changed()
 
     def _add_node(self, chunk: GraphChunk) -> int:
@@ -159,63 +168,64 @@ class ChunkGraph:
             self._kind.append(kind)
             self._weight.append(weight)
 
-    def _late_mentions(self, form: tuple[str, ...], new: set[int]) -> None:
+    def _late_mentions(self, form: tuple[str, ...], new: set[int], leaving: set[int]) -> None:
         """Edges from older chunks to those that have just come to bear a title."""
-        bearers = self.titles.holders(form)
+        bearers = self.titles.holders(form) - leaving
         if len(bearers) > MOST_BEARERS:
             return
         for chunk_id, text in self._mentioning(form, LATE_MENTIONS):
             node = self.node.get(chunk_id)
-            if node is None or node in new or form not in self.titles.find(text):
+            if node is None or node in new or node in leaving or form not in self.titles.find(text):
                 continue
             for bearer in bearers & new:
                 self._edge(node, bearer, NAMES, strength(form, len(bearers)))
 
-    def _mention(self, node: int, chunk: GraphChunk) -> None:
-        for form, bearers in self.titles.find(chunk.text).items():
+    def _mention(self, node: int, chunk: GraphChunk, leaving: set[int]) -> None:
+        for form, holders in self.titles.find(chunk.text).items():
+            bearers = holders - leaving
             if len(bearers) <= MOST_BEARERS:
                 for bearer in bearers:
                     self._edge(node, bearer, NAMES, strength(form, len(bearers)))
         for name in linked_names(chunk.text):
-            for target in self._by_file.get(name, ()):
+            for target in self._by_file.get(name, set()) - leaving:
                 self._edge(node, target, LINKS, 1.0)
 
-    def _stand_beside(self, node: int) -> None:
+    def _stand_beside(self, node: int, leaving: set[int]) -> None:
         for step in (-1, 1):
             other = self._positions.get((self.document[node], self._position[node] + step))
-            if other is not None:
+            if other is not None and other not in leaving:
                 self._edge(node, other, NEXT, 1.0)
                 self._edge(other, node, NEXT, 1.0)
 
-    def _share(self, node: int, text: str) -> None:
+    def _share(self, node: int, text: str, leaving: set[int]) -> None:
         self._called[node] = sorted(names(text))
         for name in self._called[node]:
-            sharing = self._sharing.setdefault(name, set())
-            sharing.add(node)
+            self._sharing.setdefault(name, set()).add(node)
+            sharing = self._sharing[name] - leaving
             if 1 < len(sharing) <= MOST_SHARING:
                 for other in sharing - {node}:
                     if self.document[other] != self.document[node]:
                         self._edge(node, other, SHARES, 1 / len(sharing))
                         self._edge(other, node, SHARES, 1 / len(sharing))
 
-    def _near(self, nodes: list[int]) -> None:
+    def _near(self, nodes: list[int], leaving: set[int]) -> None:
         vectors = self.vectors[nodes].astype(np.float32)
         if len(self.node) <= EXACT_NEIGHBOURS:
-            scores = vectors @ self.vectors[: len(self.ids)].astype(np.float32).T
-            gone = [i for i, chunk_id in enumerate(self.ids) if chunk_id is None]
-            scores[:, gone] = -1
-            scores[np.arange(len(nodes)), nodes] = -1
+            others = np.array(sorted(set(self.node.values()) - leaving), dtype=np.int64)
+            scores = vectors @ self.vectors[others].astype(np.float32).T
+            scores[np.arange(len(nodes)), np.searchsorted(others, nodes)] = -1
             most = min(NEIGHBOURS, scores.shape[1])
             best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
-            found = [[(int(other), float(scores[i, other])) for other in row] for i, row in enumerate(best)]
+            found = [[(int(others[at]), float(scores[i, at])) for at in row] for i, row in enumerate(best)]
         else:
             found = [
                 [(self.node[chunk_id], score) for chunk_id, score in row if chunk_id in self.node]
-                for row in self._nearest(vectors, NEIGHBOURS + 1)
+                for row in self._nearest(vectors, 2 * NEIGHBOURS + 1)
             ]
         for node, row in zip(nodes, found, strict=True):
-            for other, cosine in row:
-                if other != node and cosine >= NEAREST_COSINE:
+            there = [(other, cosine) for other, cosine in row if other != node and other not in leaving]
+            for other, cosine in there[:NEIGHBOURS]:
+                if cosine >= NEAREST_COSINE:
                     self._edge(node, other, NEAR, cosine)
                     self._edge(other, node, NEAR, cosine)
 
@@ -237,7 +247,41 @@ class ChunkGraph:
                     del self._positions[self.document[node], self._position[node]]
                 self._by_file.get(self._file_name[node], set()).discard(node)
                 self._forms[node], self._called[node] = [], []
+            if 3 * (len(self.ids) - len(self.node)) > len(self.ids):
+                self._compact()
             self._changed()
+
+    def _compact(self) -> None:
+        """Number the chunks that are there anew, so that those removed take neither memory nor time."""
+        self._compiled = None
+        self.edges()  # keeps edges between chunks that are there only
+        there = [node for node, chunk_id in enumerate(self.ids) if chunk_id is not None]
+        renumbered = np.zeros(len(self.ids), dtype=np.int64)
+        renumbered[there] = np.arange(len(there))
+        source, target = renumbered[self._from].tolist(), renumbered[self._to].tolist()
+        kind, weight = self._kind, self._weight
+        columns = (self.ids, self.document, self._position, self._file_name, self._forms, self._called)
+        kept = [[column[node] for node in there] for column in columns]
+        vectors, version = self.vectors[there], self.version
+        self._clear()
+        self.ids, self.document, self._position, self._file_name, self._forms, self._called = kept  # type: ignore[assignment]
+        self._from, self._to, self._kind, self._weight = source, target, kind, weight
+        self.vectors, self.version = vectors, version
+        self._enter()
+
+    def _enter(self) -> None:
+        """Look-ups of every chunk, from the columns."""
+        for node, chunk_id in enumerate(self.ids):
+            if chunk_id is None:
+                continue
+            self.node[chunk_id] = node
+            self._positions[self.document[node], self._position[node]] = node
+            if self._position[node] == 0:
+                self._by_file.setdefault(self._file_name[node], set()).add(node)
+            for form in self._forms[node]:
+                self.titles.add(form, node)
+            for name in self._called[node]:
+                self._sharing.setdefault(name, set()).add(node)
 
     def _changed(self) -> None:
         self._compiled = None
@@ -270,24 +314,31 @@ class ChunkGraph:
     # ---- on disk -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything to the file; a kill in the middle leaves the file that was there."""
-        with self.lock:
-            self.edges()
-            meta = {
-                "format": FORMAT, "ids": self.ids, "document": self.document, "position": self._position,
-                "forms": self._forms, "called": self._called,
-                "files": self._file_name,
-            }  # fmt: skip
+        """Write everything to the file; a kill in the middle leaves the file that was there.
+
+        Searches go on meanwhile: what is written is a copy of the columns, and rows of `vectors` never change.
+        """
+        with self._saving:
+            with self.lock:
+                self.edges()
+                meta = {
+                    "format": FORMAT, "ids": list(self.ids), "document": list(self.document),
+                    "position": list(self._position), "forms": list(self._forms), "called": list(self._called),
+                    "files": list(self._file_name),
+                }  # fmt: skip
+                columns: dict[str, Any] = {
+                    "vectors": self.vectors[: len(self.ids)],
+                    "source": np.array(self._from, dtype=np.int32), "target": np.array(self._to, dtype=np.int32),
+                    "kind": np.array(self._kind, dtype=np.int8), "weight": np.array(self._weight, dtype=np.float32),
+                }  # fmt: skip
             aside = self._file.with_suffix(".part.npz")
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(
-                aside,
-                meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-                vectors=self.vectors[: len(self.ids)],
-                source=np.array(self._from, dtype=np.int32), target=np.array(self._to, dtype=np.int32),
-                kind=np.array(self._kind, dtype=np.int8), weight=np.array(self._weight, dtype=np.float32),
-            )  # fmt: skip
-            os.replace(aside, self._file)
+            try:
+                np.savez(aside, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **columns)
+                os.replace(aside, self._file)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
 
     def load(self) -> bool:
         """Read the file; False, and an empty graph, where it is not there, damaged or of another format."""
@@ -309,17 +360,7 @@ class ChunkGraph:
             self._forms = [[tuple(form) for form in forms] for forms in meta["forms"]]
             self._called = meta["called"]
             self._file_name = meta["files"]
-            for node, chunk_id in enumerate(self.ids):
-                if chunk_id is None:
-                    continue
-                self.node[chunk_id] = node
-                self._positions[self.document[node], self._position[node]] = node
-                if self._position[node] == 0:
-                    self._by_file.setdefault(self._file_name[node], set()).add(node)
-                for form in self._forms[node]:
-                    self.titles.add(form, node)
-                for name in self._called[node]:
-                    self._sharing.setdefault(name, set()).add(node)
+            self._enter()
             self._changed()
             return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +21,14 @@ from backend.knowledge.keywords import KeywordIndex
 from backend.knowledge.search import Found, search
 from backend.knowledge.vectors import VectorIndex, parts
 from backend.store.database import Database
-from backend.store.tables import Chunk, Document, Embedding
+from backend.store.failures import named_failure
+from backend.store.tables import Chunk, Document, DocumentState, Embedding
 
 log = logging.getLogger(__name__)
 
 BATCH = 400
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two tries to open it, doubled each time up to the most."""
 
 
 class _Part(Protocol):
@@ -42,6 +45,39 @@ class KnowledgeIndex:
         self._graph: ChunkGraph | None = None
         self._lock = threading.RLock()
         self._opened = threading.Event()
+        self._problem = ""
+
+    def keep_opening(
+        self, name: str, dimension: int, report: Callable[[str], None], pause: Callable[[float], bool]
+    ) -> None:
+        """Open everything, and where that fails (a full disk, say) again and again until it does.
+
+        Args:
+            name: see `open`.
+            dimension: see `open`.
+            report: see `open`.
+            pause: waits so many seconds; True: give up, the server is stopping.
+        """
+        seconds = FIRST_PAUSE
+        while True:
+            try:
+                self.open(name, dimension, report)
+                self._problem = ""
+                return
+            except Exception as error:
+                log.exception("the search index could not be opened")
+                named = named_failure(error)
+                why = named.message if named else "See the log."
+                self._problem = f"The search index could not be opened and is tried again. {why}"
+                report(self._problem)
+            if pause(seconds):
+                return
+            seconds = min(2 * seconds, LONGEST_PAUSE)
+
+    @property
+    def problem(self) -> str:
+        """Why it is not open, where it should be."""
+        return self._problem
 
     def open(self, name: str, dimension: int, report: Callable[[str], None] = lambda _: None) -> None:
         """Open everything for an embedding model (named by its fingerprint); mend what is not as it should be."""
@@ -93,7 +129,8 @@ class KnowledgeIndex:
 
     def _live_chunks(self) -> list[str]:
         with self._database.session() as session:
-            query = select(Chunk.id).join(Document).where(Chunk.build == Document.build, Document.state != "deleting")
+            in_force = (Chunk.build == Document.build, Document.state != DocumentState.DELETING)
+            query = select(Chunk.id).join(Document).where(*in_force)
             return list(session.exec(query).all())
 
     def _read(self, ids: list[str]) -> list[GraphChunk]:
@@ -138,12 +175,12 @@ class KnowledgeIndex:
             raise RuntimeError("the index is not open")
         return self._graph
 
-    def add(self, chunks: list[GraphChunk]) -> None:
-        """Make chunks findable."""
+    def add(self, chunks: list[GraphChunk], *, replacing: Iterable[str] = ()) -> None:
+        """Make chunks findable; `replacing` are those that will be removed in favour of these."""
         with self._lock:
             self._add_vectors(chunks)
             self._add_keywords(chunks)
-            self.graph.add(chunks)
+            self.graph.add(chunks, replacing=replacing)
 
     def remove(self, ids: list[str]) -> None:
         """Make chunks unfindable; unknown ids are ignored."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from backend.knowledge.mentions import STOP_WORDS, Title, words
@@ -30,6 +31,7 @@ class KeywordIndex:
     def open(self) -> None:
         """Open the file; one that cannot be read is begun anew."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        self.close()
         try:
             self._connect()
         except sqlite3.DatabaseError:
@@ -64,27 +66,31 @@ class KeywordIndex:
 
     def add(self, rows: Iterable[tuple[str, str, str]]) -> None:
         """Insert or replace chunks: (id, title, text)."""
+        with self._transaction() as db:
+            for chunk_id, title, text in rows:
+                self._delete(db, chunk_id)
+                row = db.execute("INSERT INTO words(title, text) VALUES (?, ?)", (title, text)).lastrowid
+                db.execute("INSERT INTO chunk(id, row) VALUES (?, ?)", (chunk_id, row))
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Delete chunks; unknown ids are ignored."""
+        with self._transaction() as db:
+            for chunk_id in ids:
+                self._delete(db, chunk_id)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing; after an error the connection is as it was before."""
         with self._lock:
             db = self._open
             db.execute("BEGIN")
             try:
-                for chunk_id, title, text in rows:
-                    self._delete(db, chunk_id)
-                    row = db.execute("INSERT INTO words(title, text) VALUES (?, ?)", (title, text)).lastrowid
-                    db.execute("INSERT INTO chunk(id, row) VALUES (?, ?)", (chunk_id, row))
+                yield db
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite itself takes back what met a full disk
+                    db.execute("ROLLBACK")
                 raise
-
-    def remove(self, ids: Iterable[str]) -> None:
-        """Delete chunks; unknown ids are ignored."""
-        with self._lock:
-            db = self._open
-            db.execute("BEGIN")
-            for chunk_id in ids:
-                self._delete(db, chunk_id)
-            db.execute("COMMIT")
 
     @staticmethod
     def _delete(db: sqlite3.Connection, chunk_id: str) -> None:

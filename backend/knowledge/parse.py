@@ -1,72 +1,55 @@
-"""Turns an uploaded file into text: plain formats here, the others by MarkItDown in a process of their own.
+"""Turns an uploaded file into text: plain formats here, a piece at a time, the others in a process of their own.
 
-A parser that hangs, eats memory or crashes on a crafted file takes only that process with it. Run as a module, this
-file is that process: `python -m backend.knowledge.parse FILE NAME` prints JSON.
+A parser that hangs, eats memory or crashes on a crafted file takes only that process with it. It inherits nothing: no
+database, no keys, no tokens; and what it gives goes through a file of a bounded size.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
-import zipfile
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
-from backend.errors import DocumentError
+from backend.errors import DocumentError, StorageError
+from backend.knowledge.convert import DISK_FULL, ERROR
+from backend.knowledge.formats import PLAIN, check
+from backend.knowledge.plain import decoded
 from backend.settings import ROOT
+from backend.store.failures import FULL
 
-PLAIN = {".md", ".markdown", ".txt", ".text", ".rst", ".log"}
-RICH = {".pdf", ".docx", ".pptx", ".xlsx", ".html", ".htm", ".csv", ".json"}
-SUPPORTED = sorted(PLAIN | RICH)
-MEMORY_LIMIT = 4 << 30
-UNPACKED_LIMIT = 1 << 30
-
-MAGIC: dict[str, tuple[bytes, str]] = {
-    ".pdf": (b"%PDF-", "a PDF"),
-    ".docx": (b"PK\x03\x04", "a Word document"),
-    ".pptx": (b"PK\x03\x04", "a PowerPoint presentation"),
-    ".xlsx": (b"PK\x03\x04", "an Excel workbook"),
-}
-OFFICE_PART = {".docx": "word/", ".pptx": "ppt/", ".xlsx": "xl/"}
+PIECE = 1 << 20
+ENVIRONMENT = {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+"""All that the parser's process knows of its surroundings."""
+TICK = 0.25
+"""Seconds between two looks at whether it is still wanted."""
 
 
-def check(name: str, head: bytes, size: int) -> None:
-    """Refuse at once what no parser could read.
-
-    Raises:
-        DocumentError: empty, of an unsupported type, or not what its name says.
-    """
-    suffix = Path(name).suffix.lower()
-    if size == 0:
-        raise DocumentError(f"{name} is empty (0 bytes).")
-    if suffix not in SUPPORTED:
-        kind = f"Files of type {suffix}" if suffix else "Files without an extension"
-        raise DocumentError(f"{kind} are not supported. Supported: {', '.join(SUPPORTED)}.")
-    if suffix in MAGIC:
-        magic, what = MAGIC[suffix]
-        if magic not in head[:1024]:
-            actual = " It looks like a zip archive." if head.startswith(b"PK\x03\x04") else ""
-            raise DocumentError(f"{name} is not {what}, although its name says so.{actual}")
-
-
-def parse(path: Path, name: str, timeout: float, cancelled: Callable[[], bool] = lambda: False) -> str:
+def parse(
+    path: Path, name: str, *, timeout: float, most_bytes: int, wanted: Callable[[], None] = lambda: None
+) -> str:
     """Return the text of a file.
 
     Args:
         path: where its bytes are.
         name: what the user called it; the suffix decides the format.
         timeout: seconds a parser may take.
-        cancelled: asked several times a second; True ends the parser.
+        most_bytes: most text it may give, as UTF-8.
+        wanted: asked several times a second; what it raises ends the reading.
 
     Raises:
-        DocumentError: unreadable, encrypted, without text, or too slow.
+        DocumentError: unreadable, encrypted, without text, too slow, or too much text.
+        StorageError: the disk is full.
     """
     with path.open("rb") as stream:
         check(name, stream.read(1024), path.stat().st_size)
-    suffix = Path(name).suffix.lower()
-    text = _decode(path.read_bytes(), name) if suffix in PLAIN else _in_a_process(path, name, timeout, cancelled)
+    if Path(name).suffix.lower() in PLAIN:
+        text = _plain(path, name, most_bytes, wanted)
+    else:
+        text = _in_a_process(path, name, timeout, most_bytes, wanted)
     text = text.replace("\x00", "").strip()
     if not text:
         raise DocumentError(
@@ -75,102 +58,55 @@ def parse(path: Path, name: str, timeout: float, cancelled: Callable[[], bool] =
     return text
 
 
-def _decode(data: bytes, name: str) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    elif b"\x00" in data[:4096]:
-        raise DocumentError(f"{name} is not text: it contains binary data.")
-    else:
-        encoding = "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise DocumentError(
-            f"{name} is not valid {encoding.removesuffix('-sig').upper()} (byte {error.start}). "
-            "Save it as UTF-8 and upload it again."
-        ) from error
+def _plain(path: Path, name: str, most_bytes: int, wanted: Callable[[], None]) -> str:
+    if path.stat().st_size > most_bytes:
+        raise DocumentError(f"{name} has more than {most_bytes >> 20} MB of text, the limit for one document.")
+    out = []
+    with path.open("rb") as stream:
+        for piece in decoded(iter(lambda: stream.read(PIECE), b""), name):
+            wanted()
+            out.append(piece)
+    return "".join(out)
 
 
-def _in_a_process(path: Path, name: str, timeout: float, cancelled: Callable[[], bool]) -> str:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "backend.knowledge.parse", str(path), name],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    waited = 0.0
-    try:
-        while True:
-            try:
-                out, _ = process.communicate(timeout=0.25)
-                break
-            except subprocess.TimeoutExpired:
-                waited += 0.25
-                if cancelled():
-                    raise DocumentError("Cancelled.") from None
-                if waited >= timeout:
-                    raise DocumentError(f"{name} could not be read within {timeout:g} s.") from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode != 0:
-        raise DocumentError(f"{name} could not be read: its parser ran out of memory or crashed.")
-    answer = json.loads(out.decode().splitlines()[-1])
-    if "error" in answer:
-        raise DocumentError(answer["error"])
-    return str(answer["text"])
-
-
-def _convert(path: Path, name: str) -> str:
-    """Runs in the child."""
-    suffix = Path(name).suffix.lower()
-    data = path.read_bytes()
-    if suffix in OFFICE_PART:
+def _in_a_process(path: Path, name: str, timeout: float, most_bytes: int, wanted: Callable[[], None]) -> str:
+    with tempfile.TemporaryFile(dir=path.parent) as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend.knowledge.convert", str(path), name, str(most_bytes)],
+            cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if not any(n.startswith(OFFICE_PART[suffix]) for n in archive.namelist()):
-                    raise DocumentError(f"{name} is not {MAGIC[suffix][1]}, although its name says so.")
-                if sum(i.file_size for i in archive.infolist()) > UNPACKED_LIMIT:
-                    raise DocumentError(f"{name} unpacks to more than {UNPACKED_LIMIT >> 30} GB, which is refused.")
-        except zipfile.BadZipFile as error:
-            raise DocumentError(f"{name} is damaged: {error}.") from error
-    if suffix in (".csv", ".json", ".html", ".htm"):
-        text = _decode(data, name)
-        if suffix == ".json":
-            try:
-                return json.dumps(json.loads(text), ensure_ascii=False, indent=1)
-            except ValueError as error:
-                raise DocumentError(f"{name} is not valid JSON: {error}.") from error
-        data = text.encode()
-    from markitdown import MarkItDown, StreamInfo
-
-    converter = MarkItDown(enable_plugins=False)
-    info = StreamInfo(extension=suffix, filename=name, charset="utf-8" if suffix in (".csv", ".html", ".htm") else None)
-    return str(converter.convert_stream(io.BytesIO(data), stream_info=info).text_content)
+            _await(process, name, timeout, wanted)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if process.returncode == DISK_FULL:
+            raise StorageError(FULL)
+        if process.returncode != 0:
+            raise DocumentError(f"{name} could not be read: its parser ran out of memory or crashed.")
+        return _given(out, name, most_bytes)
 
 
-def _main() -> None:
-    import contextlib
-    import resource
-
-    path, name = Path(sys.argv[1]), sys.argv[2]
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    try:
-        answer = {"text": _convert(path, name)}
-    except DocumentError as error:
-        answer = {"error": error.message}
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        if "Password" in cause or "ncrypt" in cause:
-            answer = {"error": f"{name} is protected by a password. Remove the protection and upload it again."}
-        else:
-            last = cause.strip().splitlines()[-1][:200]
-            answer = {"error": f"{name} is damaged or not what its name says ({last})."}
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+def _await(process: subprocess.Popen[bytes], name: str, timeout: float, wanted: Callable[[], None]) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            process.wait(TICK)
+            return
+        except subprocess.TimeoutExpired:
+            wanted()
+            if time.monotonic() >= deadline:
+                raise DocumentError(f"{name} could not be read within {timeout:g} s.") from None
 
 
-if __name__ == "__main__":
-    _main()
+def _given(out: IO[bytes], name: str, most_bytes: int) -> str:
+    """What the parser's process wrote."""
+    if out.seek(0, 2) > most_bytes + 1:
+        raise DocumentError(f"{name} gives more than {most_bytes >> 20} MB of text, the limit for one document.")
+    out.seek(0)
+    kind = out.read(1)
+    text = out.read().decode(errors="replace")
+    if kind == ERROR:
+        raise DocumentError(text)
+    return text

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.engine.messages import SamplingParams
-from backend.generation.service import TextRequest
+from backend.generation.conversations import grounded_request
 from backend.knowledge.evaluate import with_runtime
 from backend.knowledge.graph import ChunkGraph, GraphChunk
 from backend.knowledge.keywords import KeywordIndex
@@ -64,7 +64,7 @@ def wait(runtime: Runtime) -> None:
 def timed_upload(runtime: Runtime, name: str, data: bytes) -> tuple[float, int, Any]:
     """Seconds until a file is ready, texts embedded meanwhile, and the document."""
     before, started = runtime.engine.ping(30).embedded_texts, time.perf_counter()
-    made = runtime.documents.upload(name, [data])
+    made = runtime.uploads.upload(name, [data])
     wait(runtime)
     seconds = time.perf_counter() - started
     return seconds, runtime.engine.ping(30).embedded_texts - before, runtime.documents.get(made.id)
@@ -73,8 +73,8 @@ def timed_upload(runtime: Runtime, name: str, data: bytes) -> tuple[float, int, 
 def ask(runtime: Runtime, question: str) -> None:
     """Ask over the documents; one token, so that what is measured is reading, not writing."""
     grounding = runtime.retriever.ground(question, [], None, "", source="lab")
-    request: TextRequest = grounding.request(
-        sampling=SamplingParams(temperature=0.0), max_tokens=1, source="lab", question=question
+    request = grounded_request(
+        grounding, sampling=SamplingParams(temperature=0.0), max_tokens=1, source="lab", question=question
     )
     runtime.generations.start(request).wait(120)
 
@@ -108,7 +108,7 @@ def twice(runtime: Runtime) -> None:
 
 def heavy(runtime: Runtime) -> None:
     """20 documents re-processed five times, 200 questions of which most repeat, caches off and on."""
-    made = [runtime.documents.upload(f"book {i}.md", [document(100 + i, 6)]).id for i in range(20)]
+    made = [runtime.uploads.upload(f"book {i}.md", [document(100 + i, 6)]).id for i in range(20)]
     wait(runtime)
     rng = random.Random(1)
     distinct = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from backend.knowledge.retrieve import INSTRUCTIONS
+from backend.knowledge.grounding import INSTRUCTIONS
 from backend.models.text import TextModel
 from backend.settings import ROOT, SAMPLES
 

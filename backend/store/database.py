@@ -13,6 +13,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, make_url
 from sqlmodel import Session, create_engine
 
+from backend.store.failures import named_failures
+
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
@@ -45,8 +47,13 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session that commits on a clean end and rolls back on an error; rows stay readable afterwards."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session that commits on a clean end and rolls back on an error; rows stay readable afterwards.
+
+        Raises:
+            StorageError: the disk is full, or the database is locked or cannot be reached.
+            InvalidInputError: a text or number that no database can hold.
+        """
+        with named_failures(), Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.commit()
 

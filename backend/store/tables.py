@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import time
 import uuid
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, LargeBinary, UniqueConstraint
-from sqlmodel import Field, SQLModel
+from sqlalchemy import JSON, Column, Dialect, Index, LargeBinary, TypeDecorator, UniqueConstraint
+from sqlmodel import AutoString, Field, SQLModel
 
 
 def new_id() -> str:
     """An opaque id."""
     return uuid.uuid4().hex
+
+
+class StateType(TypeDecorator[StrEnum]):
+    """A column of one of the states of a `StrEnum`, kept as its word."""
+
+    impl = AutoString
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        super().__init__()
+        self.states = states
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:
+        """From the database."""
+        return None if value is None else self.states(value)
+
+
+class DocumentState(StrEnum):
+    """How far a document is; what is in force answers in each of them but the last."""
+
+    QUEUED = "queued"
+    PARSING = "parsing"
+    EMBEDDING = "embedding"
+    READY = "ready"
+    FAILED = "failed"
+    DELETING = "deleting"
 
 
 class Document(SQLModel, table=True):
@@ -26,7 +57,9 @@ class Document(SQLModel, table=True):
     name: str
     sha256: str = Field(index=True)
     size: int
-    state: str = Field(default="queued", index=True)  # queued, parsing, embedding, ready, failed, deleting
+    state: DocumentState = Field(
+        default=DocumentState.QUEUED, sa_column=Column(StateType(DocumentState), nullable=False, index=True)
+    )
     reason: str = ""
     progress: float = 0.0
     chunk_count: int = 0

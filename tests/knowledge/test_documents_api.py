@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -128,21 +127,6 @@ def test_the_same_file_is_one_document_and_its_text_is_embedded_once(server: Any
     other = server.wait_document(server.upload("copy-of-quarry.txt", text)["id"])
     assert other["id"] != first["id"]
     assert (other["embedded"], other["reused"]) == (0, first["chunk_count"])
-
-
-def test_two_uploads_at_once_embed_once(server: Any) -> None:
-    text = " ".join(f"Sentence number {i} of the twin files speaks of kelp." for i in range(60)).encode()
-    ids: dict[str, str] = {}
-    threads = [
-        threading.Thread(target=lambda n=name: ids.update({n: server.upload(n, text)["id"]}))
-        for name in ("twin1.txt", "twin2.txt")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    documents = [server.wait_document(i) for i in ids.values()]
-    assert sum(d["embedded"] for d in documents) == documents[0]["chunk_count"]
 
 
 def test_answers_from_documents_carry_citations(server: Any) -> None:

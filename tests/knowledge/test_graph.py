@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,4 +153,95 @@ def test_keywords_find_stems_and_survive_a_corrupt_file(tmp_path: Path) -> None:
     file.write_bytes(b"no database at all" * 300)
     index.open()
     assert index.ids() == set()
+    index.close()
+
+
+def chunks_of(document: str, edition: int) -> list[GraphChunk]:
+    """A document of ten chunks as one build of it is stored: new ids, the same text and vectors."""
+    out = []
+    for position in range(10):
+        text = f"# {document} {position}\n\nAnna Weber{position} came by {'the mill' if position else 'boat'}."
+        vector = np.random.default_rng(len(document) * 100 + position).normal(size=DIMENSION).astype(np.float32)
+        out.append(
+            GraphChunk(f"{document}-{edition}/{position}", document, f"{document}.md", position, text, vector / 3)
+        )
+    return out
+
+
+def by_place(graph: ChunkGraph) -> set[tuple[Any, ...]]:
+    """Every edge with its weight, by what its ends say rather than by their ids."""
+    def place(node: int) -> tuple[str, int]:
+        return graph.document[node], graph._position[node]
+
+    return {
+        (place(node), KINDS[kind], place(other), round(weight, 5))
+        for node in graph.node.values()
+        for other, kind, weight in graph.edges()[0].of(node, 999)
+    }
+
+
+def test_a_document_read_again_and_again_leaves_the_graph_as_if_it_had_been_read_once(tmp_path: Path) -> None:
+    def store(graph: ChunkGraph, keywords: KeywordIndex, chunks: list[GraphChunk], old: list[str]) -> None:
+        keywords.add((c.id, c.document, c.text) for c in chunks)
+        for some in (chunks[:4], chunks[4:]):
+            graph.add(some, replacing=old)
+        graph.remove(old)
+        keywords.remove(old)
+
+    def made(name: str) -> tuple[ChunkGraph, KeywordIndex]:
+        keywords = KeywordIndex(tmp_path / f"{name}.sqlite3")
+        keywords.open()
+        return ChunkGraph(tmp_path / f"{name}.npz", DIMENSION, keywords.phrase, lambda *_: []), keywords
+
+    often, fresh = made("often"), made("fresh")
+    for graph, keywords in (often, fresh):
+        store(graph, keywords, chunks_of("river", 0), [])
+    for edition in range(6):
+        store(*often, chunks_of("bridge", edition), [f"bridge-{edition - 1}/{i}" for i in range(10)] if edition else [])
+    store(*fresh, chunks_of("bridge", 5), [])
+    graph = often[0]
+    assert len(graph) == 20 and len(graph.ids) <= 30, "slots of what was removed are used again"
+    assert by_place(graph) == by_place(fresh[0])
+    graph.save()
+    loaded = ChunkGraph(tmp_path / "often.npz", DIMENSION, often[1].phrase, lambda *_: [])
+    assert loaded.load() and by_place(loaded) == by_place(graph)
+
+
+def test_a_graph_is_searched_while_it_is_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add(MILL, RIVER, BRIDGE, MORE)
+    writing, go_on = threading.Event(), threading.Event()
+    savez = np.savez
+
+    def slow(*args: Any, **columns: Any) -> None:
+        writing.set()
+        go_on.wait(60)
+        savez(*args, **columns)
+
+    monkeypatch.setattr(np, "savez", slow)
+    saving = threading.Thread(target=world.graph.save)
+    saving.start()
+    assert writing.wait(60)
+    assert world.graph.lock.acquire(timeout=30), "the writer holds the lock of every search"
+    world.graph.lock.release()
+    world.graph.remove(["mill/0", "river/0"])
+    go_on.set()
+    saving.join(60)
+    again = ChunkGraph(world.graph._file, DIMENSION, world.keywords.phrase, lambda *_: [])
+    assert again.load() and len(again) == 4, "what was written is the graph as it was"
+
+
+def test_an_error_leaves_the_keyword_index_usable(tmp_path: Path) -> None:
+    index = KeywordIndex(tmp_path / "k.sqlite3")
+    index.open()
+    index.add([("a", "Mills", "The mill grinds rye.")])
+
+    def failing() -> Any:
+        yield "a"
+        raise OSError("disk I/O error")
+
+    with pytest.raises(OSError, match="disk"):
+        index.remove(failing())
+    assert index.ids() == {"a"}, "half a removal is none"
+    index.add([("b", "Boats", "A boat.")])
+    assert index.ids() == {"a", "b"}
     index.close()

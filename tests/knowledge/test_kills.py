@@ -71,17 +71,31 @@ def consistent(data: Path, total: int, kept: set[str]) -> None:
         live = {row[0] for row in database.execute(
             "select chunk.id from chunk join document d on d.id = document_id and chunk.build = d.build"
         )}  # fmt: skip
-        doubled = database.execute(
-            "select count(*) - count(distinct document_id || '/' || build || '/' || position) from chunk"
-        ).fetchone()[0]
-        files = {row[0] for row in database.execute("select sha256 from document_version")}
+        builds = database.execute(
+            "select document_id, count(distinct build) from chunk group by document_id"
+        ).fetchall()
+        doubled = [
+            row[0] for row in database.execute(
+                "select chunk.document_id from chunk join document d on d.id = document_id and chunk.build = d.build "
+                "group by chunk.document_id, chunk.text_hash having count(*) > 1"
+            )
+        ]
+        named = set(database.execute("select document_id, count(*) from document_version where build > 0 group by 1"))
+        known = {row[0] for row in database.execute("select sha256 from document_version")}
+        files = {
+            row[0] for row in database.execute(
+                "select sha256 from document_version where build > 0 union select sha256 from document"
+            )
+        }  # fmt: skip
         assert {row[0] for row in database.execute("select distinct document_id from chunk")} == kept
     with sqlite3.connect(data / "index" / "keywords.sqlite3") as keywords:
         assert {row[0] for row in keywords.execute("select id from chunk")} == live
-    assert doubled == 0 and total == len(live)
+    assert doubled == [], "a text of a document is there twice"
+    assert set(builds) == named, "chunks are left of a build that no version names"
+    assert total == len(live)
     import chromadb
 
     (collection,) = chromadb.PersistentClient(path=str(data / "index" / "chroma")).list_collections()
     assert set(collection.get(include=[])["ids"]) == live
-    there = {path.name for path in (data / "files").iterdir() if len(path.name) == 64}
-    assert files <= there
+    there = {path.name for path in (data / "files").iterdir()}
+    assert files <= there <= known, "bytes are missing, or are left of an upload that was killed"

@@ -141,8 +141,33 @@ def test_reading_can_be_cancelled_and_taken_up_again(server: Server) -> None:
     time.sleep(1.0)
     found = search(server, "What was the harvest at farm 26?", count=50)["data"]
     assert not any(hit["document"] == "harvest.txt" for hit in found)
+    assert httpx.post(f"{server.url}/api/documents/{document['id']}/retry").status_code == 202
+    server.wait_embedding(document["id"])
+    httpx.post(f"{server.url}/api/documents/{document['id']}/cancel")
+    assert server.upload("harvest.txt", text)["state"] == "queued", "uploaded again, it is read again"
+    after = server.wait_document(server.upload("after the harvest.txt", b"The barn was full.")["id"], timeout=240)
+    assert after["state"] == "ready"
+    read = server.wait_document(document["id"], timeout=240)
+    assert read["state"] == "ready" and read["next"] is not None
+    rest = httpx.get(f"{server.url}/api/documents/{document['id']}", params={"after": read["next"], "limit": 3}).json()
+    assert [chunk["position"] for chunk in rest["chunks"]] == [read["next"] + i for i in (1, 2, 3)]
+    health = httpx.get(f"{server.url}/healthz", timeout=10).json()
+    assert health["status"] == "ok" and health["reader"]["phase"] in ("idle", "reading")
     assert httpx.delete(f"{server.url}/api/documents/{document['id']}").status_code == 204
     assert httpx.get(f"{server.url}/api/documents/{document['id']}").status_code == 404
+
+
+def test_numbers_and_texts_that_nobody_can_keep_are_refused(server: Server) -> None:
+    document = server.wait_document(server.upload("odd.md", b"# Odd\n\nIt is odd.")["id"])
+    url = f"{server.url}/api/documents/{document['id']}"
+    headers = {"content-type": "application/json"}
+    answers = [
+        httpx.get(url, params={"version": 10**30}),
+        httpx.get(f"{url}/versions/{10**30}/changes"),
+        httpx.put(f"{url}/collections", content=b'{"collections": ["\\ud800"]}', headers=headers),
+        httpx.post(f"{server.url}/api/documents/reindex", content=b'{"documents": ["\\ud800"]}', headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [400] * 4, [answer.text for answer in answers]
 
 
 def test_a_hop_over_a_mention_finds_what_the_question_does_not_say(server: Server) -> None:

@@ -1,0 +1,1 @@
+"""Files as they were sent: bytes by their hash."""
