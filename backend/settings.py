@@ -36,10 +36,13 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(None, ge=32)
     token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
-    max_upload_mb: int = Field(100, ge=1, description="Largest document accepted.")
+    max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")
     parse_timeout_s: float = Field(120.0, gt=0)
     chunk_tokens: int = Field(128, ge=16, le=500)
-    allowed_hosts: list[str] = Field([], description="Further Host names that /v1 and /api answer to.")
+    require_keys: bool = Field(
+        False, description="Ask for a key on loopback too, as behind a reverse proxy. Implied on a network."
+    )
+    allowed_hosts: list[str] = Field([], description="Further Host names that the server answers to.")
     allowed_origins: list[str] = Field([], description="Further web origins that may call /v1 and /api.")
     price_per_hour: float | None = Field(None, ge=0, description="Your machine's price in US dollars per hour.")
 

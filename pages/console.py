@@ -1,4 +1,4 @@
-"""The console's frame: who may enter, which pages there are, and what state the engine is in."""
+"""The console's frame: which pages a caller has, and what state the engine is in."""
 
 from __future__ import annotations
 
@@ -6,47 +6,46 @@ from pathlib import Path
 from typing import Literal
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
-from backend.api.gate import is_loopback
+from backend.access.caller import LOCAL, Caller, Role
+from backend.access.sign_in import SIGN_OUT
 from backend.errors import UnavailableError
 from backend.runtime import Runtime, current
+from pages.caller import current_caller
 
 HERE = Path(__file__).parent
+ASSETS = HERE.parent / "data" / "assets"
 PAGES = {
     "Use": [
-        ("chat", "Chat", "forum"),
-        ("documents", "Documents", "description"),
-        ("retrieval", "Retrieval", "hub"),
-        ("jobs", "Jobs", "schedule"),
+        ("chat", "Chat", "forum", Role.USER),
+        ("documents", "Documents", "description", Role.USER),
+        ("retrieval", "Retrieval", "hub", Role.READ_ONLY),
+        ("jobs", "Jobs", "schedule", Role.USER),
     ],
-    "Understand": [("dashboard", "Dashboard", "monitoring"), ("optimizations", "Optimizations", "tune")],
-    "Connect": [("connect", "API", "api")],
+    "Understand": [
+        ("dashboard", "Dashboard", "monitoring", Role.READ_ONLY),
+        ("optimizations", "Optimizations", "tune", Role.ADMIN),
+    ],
+    "Connect": [("connect", "API", "api", Role.READ_ONLY)],
 }
+"""By group: file, title, icon, and the least role that is shown the page. A page that is not shown cannot be run."""
 
 
-def signed_in(runtime: Runtime) -> bool:
-    """On loopback everybody is; on a network, who has given a valid key in this session."""
-    return is_loopback(st.get_option("server.address")) or st.session_state.get("key_id") in {
-        key.id for key in runtime.keys.find()
-    }
+def pages_for(caller: Caller) -> dict[str, list[StreamlitPage]]:
+    """The pages that a caller may open, the first of them the front page."""
+    out: dict[str, list[StreamlitPage]] = {}
+    for group, pages in PAGES.items():
+        for name, title, icon, least in pages:
+            if caller.role.covers(least):
+                page = st.Page(
+                    HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=not out
+                )
+                out.setdefault(group, []).append(page)
+    return out
 
 
-def sign_in(runtime: Runtime) -> None:
-    """Ask for a key."""
-    st.title("Sign in")
-    st.write("This server is open to the network, so it asks who you are.")
-    with st.form("sign-in"):
-        key = st.text_input("API key", type="password", placeholder="tf-…")
-        if st.form_submit_button("Sign in", type="primary"):
-            row = runtime.keys.check(key.strip())
-            if row is None:
-                st.error("This key is not valid. The first key was printed where the server was started.")
-            else:
-                st.session_state["key_id"] = row.id
-                st.rerun()
-
-
-def engine_banner(runtime: Runtime) -> None:
+def engine_banner(runtime: Runtime, caller: Caller) -> None:
     """Say what the engine is doing, unless it simply serves."""
     phase = runtime.engine.state.phase
 
@@ -61,7 +60,7 @@ def engine_banner(runtime: Runtime) -> None:
             st.warning(state.detail, icon="🔁")
         elif state.phase in ("failed", "stopped"):
             st.error(f"The engine is not running. {state.detail}", icon="🛑")
-            if st.button("Start it again", key="restart-engine"):
+            if caller.role.covers(Role.USER) and st.button("Start it again", key="restart-engine"):
                 runtime.restart_engine()
                 st.rerun()
         elif runtime.notice:
@@ -74,26 +73,19 @@ def engine_banner(runtime: Runtime) -> None:
 
 def main() -> None:
     """Draw the frame and the page."""
-    st.logo(str(HERE.parent / "data" / "assets" / "logo.svg"), size="large")
+    st.logo(str(ASSETS / "logo.svg"), size="large")
     try:
         runtime = current()
     except UnavailableError as error:
         st.info(error.message)
         st.stop()
-    if not signed_in(runtime):
-        sign_in(runtime)
-        st.stop()
-    groups = {
-        group: [
-            st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "chat")
-            for name, title, icon in pages
-        ]
-        for group, pages in PAGES.items()
-    }
-    page = st.navigation(groups)
+    caller = current_caller()
+    page = st.navigation(pages_for(caller))
     layout: Literal["centered", "wide"] = "centered" if page.title == "Chat" else "wide"
-    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=":material/bolt:", layout=layout)
-    engine_banner(runtime)
+    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=str(ASSETS / "icon.svg"), layout=layout)
+    if caller != LOCAL:
+        st.sidebar.link_button("Sign out", SIGN_OUT, icon=":material/logout:", type="tertiary")
+    engine_banner(runtime, caller)
     page.run()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from backend.api.dependencies import runtime_of
+from backend.access.caller import STRANGER
+from backend.api.dependencies import CallerDep, runtime_of
 from backend.engine.client import EngineUnavailableError
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError
@@ -48,9 +49,39 @@ def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeD
     return _switches(runtime)
 
 
+@router.get("/health")
+async def health(runtime: RuntimeDep) -> Response:
+    """Nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
+    return Response(status_code=200 if runtime.engine.state.phase == "ready" else 503)
+
+
+@router.get("/ping")
+async def ping(runtime: RuntimeDep) -> Response:
+    """The same, as SageMaker asks it."""
+    return await health(runtime)
+
+
+@router.get("/version")
+async def version(request: Request) -> dict[str, str]:
+    """The version of this server."""
+    return {"version": request.app.version}
+
+
+@router.get("/load")
+async def load(runtime: RuntimeDep) -> dict[str, int]:
+    """How many requests are being served or wait to be."""
+    stats = runtime.engine.stats
+    return {"server_load": stats.running + stats.waiting_realtime + stats.waiting_batch if stats else 0}
+
+
 @router.get("/healthz")
-def healthz(runtime: RuntimeDep) -> JSONResponse:
-    """200 only if the engine's loop answered from within a turn just now."""
+def healthz(runtime: RuntimeDep, caller: CallerDep) -> JSONResponse:
+    """200 only if the engine's loop answered from within a turn just now. Who has no key is told no more than that."""
+    status, body = _health(runtime)
+    return JSONResponse(body if caller != STRANGER else {"status": body["status"]}, status_code=status)
+
+
+def _health(runtime: Runtime) -> tuple[int, dict[str, Any]]:
     state = runtime.engine.state
     body: dict[str, Any] = {
         "status": state.phase,
@@ -61,7 +92,7 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
     try:
         stats = runtime.engine.ping(HEALTH_TIMEOUT)
     except EngineUnavailableError as error:
-        return JSONResponse(body | {"detail": str(error)}, status_code=503)
+        return 503, body | {"detail": str(error)}
     body |= {
         "status": "ok",
         "variant": stats.variant,
@@ -75,7 +106,7 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
         },
         "stats": {key: value for key, value in asdict(stats).items() if key != "nonce"},
     }
-    return JSONResponse(body)
+    return 200, body
 
 
 @router.get("/metrics")
