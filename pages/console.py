@@ -73,6 +73,8 @@ def engine_banner(runtime: Runtime, caller: Caller) -> None:
 
 def main() -> None:
     """Draw the frame and the page."""
+    # First of all: navigation would otherwise show the page's own icon in the tab, which is fetched from a font host.
+    st.set_page_config(page_icon=str(ASSETS / "icon.svg"))
     st.logo(str(ASSETS / "logo.svg"), size="large")
     try:
         runtime = current()
@@ -82,7 +84,7 @@ def main() -> None:
     caller = current_caller()
     page = st.navigation(pages_for(caller))
     layout: Literal["centered", "wide"] = "centered" if page.title == "Chat" else "wide"
-    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=str(ASSETS / "icon.svg"), layout=layout)
+    st.set_page_config(page_title=f"{page.title} · Tenfold", layout=layout)
     if caller != LOCAL:
         st.sidebar.link_button("Sign out", SIGN_OUT, icon=":material/logout:", type="tertiary")
     engine_banner(runtime, caller)

@@ -26,6 +26,9 @@ from backend.access.roles import READING, least_role
 from backend.access.sign_in import COOKIE, SIGN_IN, SIGN_OUT, SignIn, form
 from backend.errors import TenfoldError, UnauthorizedError
 
+KEY_NEEDED = "A valid API key is required: Authorization: Bearer tf-… Create one on the console's API page."
+SIGN_IN_NEEDED = "You are signed out. Load this page again to sign in."
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,9 +69,7 @@ class Gate:
                     again = headers.get("sec-fetch-site") == "cross-site"
                     await form(_address(scope), again=again)(scope, receive, send)
                     return
-                raise UnauthorizedError(
-                    "A valid API key is required: Authorization: Bearer tf-… Create one on the console's API page."
-                )
+                raise UnauthorizedError(KEY_NEEDED if is_machine_path(path) else SIGN_IN_NEEDED)
             if entry is not None and scope["type"] == "http":
                 entry.caller.require(least_role(scope["method"], path))
         except TenfoldError as error:

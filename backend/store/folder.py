@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,10 @@ from sqlalchemy.exc import DatabaseError
 from backend.errors import StorageError
 from backend.settings import Settings
 from backend.store.database import Database
+
+
+LEAST_FREE = 1 << 20
+"""Bytes without which a disk counts as full."""
 
 
 class Storage:
@@ -42,8 +47,7 @@ class Storage:
                     _refuse_emptied(settings, path)
                     for part in (path, *path.parent.glob(f"{path.name}-*")):
                         _make_private(part)
-                self.database = Database(settings.sql_url)
-                self.database.migrate()
+                self.database = _opened(settings.sql_url)
         except BaseException:
             self._release()
             raise
@@ -64,6 +68,16 @@ class Storage:
         """Close the database and let others have it."""
         self.database.close()
         self._release()
+
+
+def _opened(url: str) -> Database:
+    database = Database(url)
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -116,7 +130,9 @@ def _disk_sentence(error: OSError, settings: Settings) -> str:
 def _database_sentence(problem: str, settings: Settings) -> str:
     name = make_url(settings.sql_url).render_as_string(hide_password=True)
     said = problem.lower()
-    if "full" in said:
+    path = sqlite_file(settings.sql_url)
+    # SQLite says "I/O error" where the file that its readers share does not fit.
+    if "full" in said or (path is not None and "i/o" in said and shutil.disk_usage(path.parent).free < LEAST_FREE):
         return f"The disk of the database {name} is full. Free some space and start again; nothing was lost."
     if "not a database" in said or "malformed" in said:
         return (
