@@ -53,12 +53,12 @@ def keys(runtime: Runtime) -> None:
     owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
     with st.form("new-key", clear_on_submit=True):
         name = st.text_input("Name of a new key", placeholder="billing service")
-        role = st.selectbox("It may", list(Role), index=1, format_func=MAY.__getitem__)
+        role = st.selectbox("It may", list(Role), index=list(Role).index(Role.USER), format_func=MAY.__getitem__)
         owner = st.selectbox(
             "Belongs to", list(owners), format_func=owners.__getitem__, help="Keys of one owner see the same chats."
         )
         if st.form_submit_button("Create a key"):
-            st.session_state["new-key-value"] = runtime.access.keys.create(name, role, owner)
+            st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role), owner)
             rows = runtime.access.keys.find()
     if key := st.session_state.pop("new-key-value", None):
         st.success("Copy it now; it is stored only as a hash and cannot be shown again.")

@@ -17,7 +17,6 @@ from backend.errors import StorageError
 from backend.settings import Settings
 from backend.store.database import Database
 
-
 LEAST_FREE = 1 << 20
 """Bytes without which a disk counts as full."""
 
