@@ -58,7 +58,7 @@ def keys(runtime: Runtime) -> None:
             "Belongs to", list(owners), format_func=owners.__getitem__, help="Keys of one owner see the same chats."
         )
         if st.form_submit_button("Create a key"):
-            st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role), owner)
+            st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
             rows = runtime.access.keys.find()
     if key := st.session_state.pop("new-key-value", None):
         st.success("Copy it now; it is stored only as a hash and cannot be shown again.")
