@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TenfoldError(Exception):
@@ -92,3 +92,22 @@ class DocumentError(TenfoldError):
     status = 422
     kind = "invalid_request_error"
     code = "unreadable_document"
+
+
+class TooManyAttemptsError(TenfoldError):
+    """Too many wrong keys from one address."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "too_many_attempts"
+
+
+class DataFolderError(TenfoldError):
+    """The data folder or the database cannot be used; the message says what is wrong and what to do."""
+
+    code = "storage"
+
+
+def error_body(error: TenfoldError) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
-from backend.api.keys import ApiKeys
+from backend.access.access import Access
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import Switches
-from backend.errors import ModelFailedError, TenfoldError, UnavailableError
+from backend.errors import ModelFailedError, UnavailableError
 from backend.files.blobs import Blobs
 from backend.generation.answers import AnswerCache
 from backend.generation.conversations import Conversations
@@ -40,16 +39,12 @@ from backend.metering.series import StatsSeries
 from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
 from backend.settings import SAMPLES, Settings
-from backend.store.database import Database
+from backend.store.folder import Storage
 from backend.switchboard.service import Switchboard
 
 log = logging.getLogger(__name__)
 
 _current: Runtime | None = None
-
-
-class DataDirInUseError(TenfoldError):
-    """Another server works in the same data folder."""
 
 
 class Runtime:
@@ -60,17 +55,9 @@ class Runtime:
         self.started = time.time()
         self._closing = threading.Event()
         self.notice = ""  # what is being done in the background, for the console
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(settings.data_dir / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise DataDirInUseError(
-                f"Another Tenfold server works in {settings.data_dir}. Stop it, or set TENFOLD_DATA_DIR."
-            ) from None
-        self.database = Database(settings.sql_url)
-        self.database.migrate()
-        self.keys = ApiKeys(self.database)
+        self._storage = Storage(settings)
+        self.database = self._storage.database
+        self.access = Access.of(settings, self.database)
         self.prices = Prices(settings, self.database)
         self.series = StatsSeries()
         self.switchboard = Switchboard(self.database, lambda: self.engine)
@@ -184,8 +171,8 @@ class Runtime:
         self._local.stop()
         self.switchboard.close()
         self.ledger.close()
-        self.database.close()
-        self._lock.release()
+        self.access.close()
+        self._storage.close()
 
     def restart_engine(self) -> None:
         """Start an engine that is not running, or end a running one so that it is brought back."""

@@ -45,12 +45,15 @@ class Settings(BaseSettings):
     )
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
-    max_upload_mb: int = Field(100, ge=1, description="Largest document accepted.")
+    max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")
     max_text_mb: int = Field(100, ge=1, description="Most text that one document may give, as UTF-8.")
     parse_timeout_s: float = Field(120.0, gt=0, description="Longest that a document's parser may take.")
     cut_timeout_s: float = Field(600.0, gt=0, description="Longest that cutting a document into chunks may take.")
     chunk_tokens: int = Field(128, ge=16, le=500)
-    allowed_hosts: list[str] = Field([], description="Further Host names that /v1 and /api answer to.")
+    require_keys: bool = Field(
+        False, description="Ask for a key on loopback too, as behind a reverse proxy. Implied on a network."
+    )
+    allowed_hosts: list[str] = Field([], description="Further Host names that the server answers to.")
     allowed_origins: list[str] = Field([], description="Further web origins that may call /v1 and /api.")
     price_per_hour: float | None = Field(None, ge=0, description="Your machine's price in US dollars per hour.")
 

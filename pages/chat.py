@@ -12,6 +12,7 @@ from backend.generation.conversations import ChatOptions
 from backend.generation.service import Generation
 from backend.runtime import Runtime, current
 from backend.store.tables import Message
+from pages.caller import current_caller
 from pages.drawing.untrusted import passage, plain, prose
 from pages.formatting import money, rate, seconds
 
@@ -50,7 +51,7 @@ def sidebar(runtime: Runtime) -> None:
         search = st.text_input(
             "Search", placeholder="Search chats", label_visibility="collapsed", key="search", icon=":material/search:"
         )
-        found = runtime.conversations.find(search)
+        found = runtime.conversations.find(search, tenant=current_caller().tenant)
         if not found:
             st.caption("Nothing found." if search else "Your chats will be listed here.")
         active = conversation_id()
@@ -308,7 +309,7 @@ def main() -> None:
     identifier = conversation_id()
     if identifier is not None:
         try:
-            runtime.conversations.get(identifier)
+            runtime.conversations.get(identifier, current_caller().tenant)
         except TenfoldError as error:
             st.warning(plain(error.message))
             identifier = None
@@ -323,7 +324,7 @@ def main() -> None:
     question = st.chat_input("An answer is being written…" if busy else "Ask a question", disabled=busy) or suggestion
     if question:
         if identifier is None:
-            identifier = runtime.conversations.create().id
+            identifier = runtime.conversations.create(current_caller().tenant).id
             open_conversation(identifier)
         asked = identifier
         act(lambda: runtime.conversations.ask(asked, question, options))

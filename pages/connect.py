@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.api.gate import is_loopback
-from backend.runtime import current
+from backend.access.caller import Role
+from backend.runtime import Runtime, current
+from pages.caller import current_caller
 from pages.drawing.untrusted import plain
 from pages.formatting import when
 
@@ -20,36 +21,57 @@ answer = client.chat.completions.create(
 print(answer.choices[0].message.content)
 """
 
+MAY = {
+    Role.ADMIN: "do everything",
+    Role.USER: "chat, use documents, jobs and the API",
+    Role.READ_ONLY: "look and search",
+}
+
 
 def main() -> None:
     """Draw the page."""
     runtime = current()
     st.title("API")
     url = "http://" + (st.context.headers.get("host") or "localhost:8501")
-    local = is_loopback(st.get_option("server.address"))
+    local = not runtime.settings.require_keys
     st.write("Any OpenAI client works with this server. Streaming, embeddings and answers from documents included.")
     st.code(EXAMPLE.format(url=url, model=runtime.settings.served_model, key="unused" if local else "tf-…"))
     st.markdown(f"[Every route, described]({url}/api/docs) · [Health]({url}/healthz) · [Metrics]({url}/metrics)")
+    if current_caller().role.covers(Role.ADMIN):
+        keys(runtime)
+
+
+def keys(runtime: Runtime) -> None:
+    """Make and revoke keys."""
     st.markdown("##### Keys")
     st.caption(
-        "This server listens on this machine only, so keys are not asked for. A key still keeps its owner's prompt "
-        "cache apart from others'."
-        if local
-        else "This server is open to the network: every call needs a key."
+        "Every call and every visit needs a key."
+        if runtime.settings.require_keys
+        else "This server listens on this machine only, so keys are not asked for. A key still keeps its owner's "
+        "prompt cache apart from others'."
     )
+    rows = runtime.access.keys.find()
+    owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
     with st.form("new-key", clear_on_submit=True):
         name = st.text_input("Name of a new key", placeholder="billing service")
+        role = st.selectbox("It may", list(Role), index=list(Role).index(Role.USER), format_func=MAY.__getitem__)
+        owner = st.selectbox(
+            "Belongs to", list(owners), format_func=owners.__getitem__, help="Keys of one owner see the same chats."
+        )
         if st.form_submit_button("Create a key"):
-            st.session_state["new-key-value"] = runtime.keys.create(name)
+            st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
+            rows = runtime.access.keys.find()
     if key := st.session_state.pop("new-key-value", None):
         st.success("Copy it now; it is stored only as a hash and cannot be shown again.")
         st.code(key, language=None)
-    for row in runtime.keys.find():
+    for row in rows:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             used = f"last used {when(row.used)}" if row.used else "never used"
-            st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · made {when(row.created)} · {used}")
-            if st.button("Revoke", key=f"revoke-{row.id}"):
-                runtime.keys.revoke(row.id)
+            st.markdown(
+                f"**{plain(row.name)}** · `{row.prefix}…` · {row.role} · made {when(row.created)} · {used}"
+            )
+            if st.button("Revoke", key=f"revoke-{row.id}", help="Ends its calls, sign-ins and open pages at once."):
+                runtime.access.keys.revoke(row.id)
                 st.rerun()
 
 

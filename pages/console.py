@@ -1,4 +1,4 @@
-"""The console's frame: who may enter, which pages there are, and what state the engine is in."""
+"""The console's frame: which pages a caller has, and what state the engine is in."""
 
 from __future__ import annotations
 
@@ -7,38 +7,18 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.api.gate import is_loopback
+from backend.access.caller import LOCAL, Caller, Role
+from backend.access.sign_in import SIGN_OUT
 from backend.errors import UnavailableError
 from backend.runtime import Runtime, current
+from pages.caller import current_caller
 from pages.drawing.untrusted import plain
 from pages.navigation import menu
 
 ASSETS = Path(__file__).parents[1] / "data" / "assets"
 
 
-def signed_in(runtime: Runtime) -> bool:
-    """On loopback everybody is; on a network, who has given a valid key in this session."""
-    return is_loopback(st.get_option("server.address")) or st.session_state.get("key_id") in {
-        key.id for key in runtime.keys.find()
-    }
-
-
-def sign_in(runtime: Runtime) -> None:
-    """Ask for a key."""
-    st.title("Sign in")
-    st.write("This server is open to the network, so it asks who you are.")
-    with st.form("sign-in"):
-        key = st.text_input("API key", type="password", placeholder="tf-…")
-        if st.form_submit_button("Sign in", type="primary"):
-            row = runtime.keys.check(key.strip())
-            if row is None:
-                st.error("This key is not valid. The first key was printed where the server was started.")
-            else:
-                st.session_state["key_id"] = row.id
-                st.rerun()
-
-
-def engine_banner(runtime: Runtime) -> None:
+def engine_banner(runtime: Runtime, caller: Caller) -> None:
     """Say what the engine is doing, unless it simply serves."""
     phase = runtime.engine.state.phase
 
@@ -53,7 +33,7 @@ def engine_banner(runtime: Runtime) -> None:
             st.warning(plain(state.detail), icon="🔁")
         elif state.phase in ("failed", "stopped"):
             st.error(f"The engine is not running. {plain(state.detail)}", icon="🛑")
-            if st.button("Start it again", key="restart-engine"):
+            if caller.role.covers(Role.USER) and st.button("Start it again", key="restart-engine"):
                 runtime.restart_engine()
                 st.rerun()
         elif runtime.notice:
@@ -67,19 +47,21 @@ def engine_banner(runtime: Runtime) -> None:
 
 def main() -> None:
     """Draw the frame and the page."""
+    # First of all: navigation would otherwise show the page's own icon in the tab, which is fetched from a font host.
+    st.set_page_config(page_icon=str(ASSETS / "icon.svg"))
     st.logo(str(ASSETS / "logo.svg"), size="large")
     try:
         runtime = current()
     except UnavailableError as error:
         st.info(error.message)
         st.stop()
-    if not signed_in(runtime):
-        sign_in(runtime)
-        st.stop()
-    page = st.navigation(menu())
+    caller = current_caller()
+    page = st.navigation(menu(caller))
     layout: Literal["centered", "wide"] = "centered" if page.title == "Chat" else "wide"
-    st.set_page_config(page_title=f"{page.title} · Tenfold", page_icon=str(ASSETS / "icon.svg"), layout=layout)
-    engine_banner(runtime)
+    st.set_page_config(page_title=f"{page.title} · Tenfold", layout=layout)
+    if caller != LOCAL:
+        st.sidebar.link_button("Sign out", SIGN_OUT, icon=":material/logout:", type="tertiary")
+    engine_banner(runtime, caller)
     page.run()
 
 

@@ -8,9 +8,11 @@ from datetime import datetime
 import plotly.graph_objects as go
 import streamlit as st
 
+from backend.access.caller import Role
 from backend.metering.account import percentiles
 from backend.metering.prices import MachinePrice, catalogue
 from backend.runtime import Runtime, current
+from pages.caller import current_caller
 from pages.drawing.charts import AMBER, BLUE, TEAL
 from pages.drawing.untrusted import plain
 from pages.formatting import money, rate, seconds
@@ -126,7 +128,7 @@ def price(runtime: Runtime) -> None:
         value = chosen.per_hour if index == len(known) else 0.1
         own = st.number_input("US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != "My own price")
         st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
-        if st.button("Use this price", type="primary"):
+        if current_caller().role.covers(Role.ADMIN) and st.button("Use this price", type="primary"):
             runtime.prices.choose(next((p for p in known if p.name == name), MachinePrice("My own price", own)))
             st.rerun()
 

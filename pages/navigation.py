@@ -7,16 +7,19 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
+from backend.access.caller import Caller, Role
+
 HERE = Path(__file__).parent
 PAGES = {
-    "chat": ("Chat", "forum"),
-    "documents": ("Documents", "description"),
-    "retrieval": ("Retrieval", "hub"),
-    "jobs": ("Jobs", "schedule"),
-    "dashboard": ("Dashboard", "monitoring"),
-    "optimizations": ("Optimizations", "tune"),
-    "connect": ("API", "api"),
+    "chat": ("Chat", "forum", Role.USER),
+    "documents": ("Documents", "description", Role.USER),
+    "retrieval": ("Retrieval", "hub", Role.READ_ONLY),
+    "jobs": ("Jobs", "schedule", Role.USER),
+    "dashboard": ("Dashboard", "monitoring", Role.READ_ONLY),
+    "optimizations": ("Optimizations", "tune", Role.ADMIN),
+    "connect": ("API", "api", Role.READ_ONLY),
 }
+"""By name: title, icon, and the least role that is shown the page. A page that is not shown cannot be run."""
 GROUPS = {
     "Use": ("chat", "documents", "retrieval", "jobs"),
     "Understand": ("dashboard", "optimizations"),
@@ -24,14 +27,18 @@ GROUPS = {
 }
 
 
-def page(name: str) -> StreamlitPage:
+def page(name: str, *, front: bool | None = None) -> StreamlitPage:
     """A page by its name, for the menu, `st.page_link` and `st.switch_page`, which find pages by their address."""
-    title, icon = PAGES[name]
-    return st.Page(
-        HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "chat"
-    )
+    title, icon, _ = PAGES[name]
+    default = name == "chat" if front is None else front
+    return st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=default)
 
 
-def menu() -> dict[str, list[StreamlitPage]]:
-    """Every page, by its group."""
-    return {group: [page(name) for name in names] for group, names in GROUPS.items()}
+def menu(caller: Caller) -> dict[str, list[StreamlitPage]]:
+    """The pages that a caller may open, by group; the first of them is the front page."""
+    out: dict[str, list[StreamlitPage]] = {}
+    for group, names in GROUPS.items():
+        for name in names:
+            if caller.role.covers(PAGES[name][2]):
+                out.setdefault(group, []).append(page(name, front=not out))
+    return out

@@ -9,11 +9,13 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from backend.access.caller import Role
 from backend.errors import TenfoldError
 from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
 from backend.knowledge.search import KEYWORD, TITLE, Found
 from backend.runtime import Runtime, current
 from backend.store.tables import Chunk, Document
+from pages.caller import current_caller
 from pages.drawing.charts import AMBER, GRAY, TEAL
 from pages.drawing.untrusted import passage, plain
 from pages.formatting import seconds
@@ -143,7 +145,8 @@ def main() -> None:
         with st.container(border=True, horizontal_alignment="center"):
             st.markdown("#### Nothing to search yet")
             st.write("Upload documents first; then ask here and see what is found, and why.")
-            if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
+            may = current_caller().role.covers(Role.USER)
+            if may and st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
                 runtime.load_samples()
                 st.switch_page(page("documents"))
         return

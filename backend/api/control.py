@@ -6,11 +6,12 @@ import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from backend.api.dependencies import runtime_of
+from backend.access.caller import STRANGER
+from backend.api.dependencies import CallerDep, runtime_of
 from backend.engine.protocol import Phase
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError, ModelFailedError, UnavailableError
@@ -61,9 +62,43 @@ def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeD
     return _switches(runtime)
 
 
+@router.get("/health")
+async def health(runtime: RuntimeDep) -> Response:
+    """Nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
+    return Response(status_code=200 if runtime.engine.state.phase == "ready" else 503)
+
+
+@router.get("/ping")
+async def ping(runtime: RuntimeDep) -> Response:
+    """The same, as SageMaker asks it."""
+    return await health(runtime)
+
+
+@router.get("/version")
+async def version(request: Request) -> dict[str, str]:
+    """The version of this server."""
+    return {"version": request.app.version}
+
+
+@router.get("/load")
+async def load(runtime: RuntimeDep) -> dict[str, int]:
+    """How many requests are being served or wait to be."""
+    stats = runtime.engine.stats
+    return {"server_load": stats.running + stats.waiting_realtime + stats.waiting_batch if stats else 0}
+
+
 @router.get("/healthz")
-def healthz(runtime: RuntimeDep) -> JSONResponse:
-    """200 while requests are answered; `last_turn_seconds` ago the engine's loop was heard of. 503 says why not."""
+def healthz(runtime: RuntimeDep, caller: CallerDep) -> JSONResponse:
+    """200 while requests are answered; `last_turn_seconds` ago the engine's loop was heard of. 503 says why not.
+
+    Who has no key is told the status and no more.
+    """
+    status, body, headers = _health(runtime)
+    body = body if caller != STRANGER else {"status": body["status"]}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _health(runtime: Runtime) -> tuple[int, dict[str, Any], dict[str, str]]:
     engine = runtime.engine
     state = engine.state
     body: dict[str, Any] = {
@@ -75,12 +110,12 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
     }
     if state.phase is not Phase.READY:
         error = state.error()
-        return JSONResponse(body | {"detail": error.message}, status_code=error.status, headers=error.headers)
+        return error.status, body | {"detail": error.message}, error.headers
     try:
         runtime.text()
     except ModelFailedError as error:
         failed = {"status": Phase.FAILED, "detail": error.message}
-        return JSONResponse(body | failed, status_code=error.status, headers=error.headers)
+        return error.status, body | failed, error.headers
     stats = engine.stats
     with contextlib.suppress(UnavailableError):  # a long turn
         stats = engine.ping(HEALTH_TIMEOUT)
@@ -99,7 +134,7 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
             },
             "stats": {key: value for key, value in asdict(stats).items() if key != "nonce"},
         }
-    return JSONResponse(body, status_code=503 if hung else 200)
+    return 503 if hung else 200, body, {}
 
 
 @router.get("/metrics")

@@ -15,9 +15,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from backend.api.dependencies import runtime_of
-from backend.api.gate import error_body
 from backend.api.schemas import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError
+from backend.errors import InvalidInputError, NotFoundError, TenfoldError, error_body
 from backend.generation.service import Generation, Piece, TextRequest
 from backend.runtime import Runtime
 

@@ -28,6 +28,22 @@ LAST_WORDS = 2.0
 """Seconds for the web process to take what was sent before the engine ends."""
 
 
+def load(config: EngineConfig, emit: Callable[[Any], None]) -> EngineCore:
+    """Load the models, and see that the web process will find their tokenizers.
+
+    Raises:
+        ModelError: something of them is missing or damaged; says what.
+    """
+    from backend.engine.core import EngineCore  # torch and the models' code take seconds to import
+    from backend.models.checkpoint import load_tokenizer
+
+    core = EngineCore(config, emit)
+    for folder in (core.folder, core.embedding_folder):
+        if folder is not None:
+            load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
+    return core
+
+
 def serve(pipe: Pipe, load: Callable[[Callable[[Any], None]], EngineCore]) -> None:
     """Run an engine behind a pipe until it is told to stop or the other end is gone.
 
@@ -75,17 +91,7 @@ def main() -> None:
     pipe = Pipe(Connection(arguments.fd), "to-web")
     config: EngineConfig = pipe.receive()
 
-    def load(emit: Callable[[Any], None]) -> EngineCore:
-        from backend.engine.core import EngineCore  # torch and the models' code take seconds to import
-        from backend.models.checkpoint import load_tokenizer
-
-        core = EngineCore(config, emit)
-        for folder in (core.folder, core.embedding_folder):
-            if folder is not None:
-                load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
-        return core
-
-    serve(pipe, load)
+    serve(pipe, lambda emit: load(config, emit))
     pipe.close(LAST_WORDS)
 
 

@@ -54,18 +54,19 @@ class Conversations:
 
     # ---- the list ------------------------------------------------------------------------------------------------
 
-    def create(self) -> Conversation:
-        """A new, empty conversation."""
+    def create(self, tenant: str = "") -> Conversation:
+        """A new, empty conversation of a tenant's."""
         with self._database.session() as session:
-            conversation = Conversation()
+            conversation = Conversation(tenant=tenant)
             session.add(conversation)
         return conversation
 
-    def find(self, search: str = "", limit: int = 200) -> list[Conversation]:
-        """Conversations with messages, latest first; `search` looks into titles and texts."""
+    def find(self, search: str = "", limit: int = 200, tenant: str = "") -> list[Conversation]:
+        """A tenant's conversations with messages, latest first; `search` looks into titles and texts."""
         with self._database.session() as session:
             has_messages = col(Conversation.id).in_(select(Message.conversation_id))
-            query = select(Conversation).where(has_messages).order_by(col(Conversation.updated).desc()).limit(limit)
+            query = select(Conversation).where(has_messages, Conversation.tenant == tenant)
+            query = query.order_by(col(Conversation.updated).desc()).limit(limit)
             if search.strip():
                 pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
                 found = select(Message.conversation_id).where(col(Message.text).ilike(pattern, escape="\\"))
@@ -74,15 +75,15 @@ class Conversations:
                 )
             return list(session.exec(query).all())
 
-    def get(self, conversation_id: str) -> Conversation:
-        """One conversation.
+    def get(self, conversation_id: str, tenant: str | None = None) -> Conversation:
+        """One conversation; with a tenant, only if it is theirs.
 
         Raises:
-            NotFoundError: it was deleted, or never was.
+            NotFoundError: it was deleted, never was, or is somebody else's.
         """
         with self._database.session() as session:
             conversation = session.get(Conversation, conversation_id)
-        if conversation is None:
+        if conversation is None or tenant not in (None, conversation.tenant):
             raise NotFoundError("This conversation does not exist; it may have been deleted.")
         return conversation
 
@@ -215,6 +216,7 @@ class Conversations:
         )
         with self._database.session() as session:
             session.add(answer)
+        tenant = self.get(conversation_id).tenant
         generation = Generation(TextRequest(source="console"))
         generation.note = "Searching the documents…" if options.collection is not None else "Thinking…"
         self._writing[answer.id] = generation
@@ -224,6 +226,7 @@ class Conversations:
             question = turns[-1]["content"]
             common: dict[str, Any] = {
                 "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
+                "salt": tenant,
                 "question": question if len(turns) == 1 else "", "scope": f"{options.collection}\0{options.system}",
             }  # fmt: skip
             if options.collection is None:

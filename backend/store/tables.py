@@ -158,6 +158,7 @@ class Conversation(SQLModel, table=True):
     __tablename__ = "conversation"
     id: str = Field(default_factory=new_id, primary_key=True)
     title: str = "New conversation"
+    tenant: str = Field(default="", index=True)  # whose it is
     created: float = Field(default_factory=time.time)
     updated: float = Field(default_factory=time.time, index=True)
 
@@ -265,5 +266,17 @@ class ApiKey(SQLModel, table=True):
     name: str
     prefix: str
     digest: str = Field(unique=True)
+    role: str = "admin"  # admin, user, read_only
+    tenant: str = ""  # whose chats, private collections and prompt cache it opens
     created: float = Field(default_factory=time.time)
     used: float | None = None
+
+
+class SignIn(SQLModel, table=True):
+    """A person's sign-in with a key, by the hash of what their browser keeps."""
+
+    __tablename__ = "sign_in"
+    digest: str = Field(primary_key=True)
+    key_id: str = Field(foreign_key="api_key.id", index=True, ondelete="CASCADE")
+    created: float = Field(default_factory=time.time)
+    expires: float = Field(index=True)

@@ -26,7 +26,8 @@ from backend.engine.messages import (
     SwitchesApplied,
 )
 from backend.engine.switches import Switches
-from backend.models.checkpoint import PACKAGED_EMBEDDING_MODEL, resolve
+from backend.models.checkpoint import resolve
+from backend.packaged import EMBEDDING_MODEL
 from tests.conftest import until
 from tests.engine.conftest import Harness
 
@@ -37,7 +38,7 @@ LONG = [[100 + i] * 250 for i in range(16)]
 
 @pytest.fixture(scope="module")
 def embedding_model(cache_dir: Any) -> str:
-    return str(resolve(PACKAGED_EMBEDDING_MODEL, cache_dir))
+    return str(resolve(EMBEDDING_MODEL, cache_dir))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.reader import Reader, ReaderPhase
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
-from backend.models.checkpoint import PACKAGED_EMBEDDING_MODEL, resolve
+from backend.models.checkpoint import resolve
+from backend.packaged import EMBEDDING_MODEL
 from backend.settings import Settings
 from backend.store.database import Database
 from backend.store.tables import Document
@@ -132,7 +133,7 @@ def _impatient(connection: Any, _: Any) -> None:
 @pytest.fixture(scope="session")
 def tokenizer(cache_dir: Path) -> Tokenizer:
     """The packaged embedding model's."""
-    made = Tokenizer.from_file(str(Path(resolve(PACKAGED_EMBEDDING_MODEL, cache_dir)) / "tokenizer.json"))
+    made = Tokenizer.from_file(str(Path(resolve(EMBEDDING_MODEL, cache_dir)) / "tokenizer.json"))
     made.no_truncation()
     made.no_padding()
     return made

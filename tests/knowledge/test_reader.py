@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.engine.client import EngineUnavailableError
+from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase
 from backend.knowledge.signals import ReaderSignals
 from tests.conftest import until
@@ -96,9 +96,9 @@ def test_a_full_disk_is_waited_out(knowledge: Knowledge, monkeypatch: pytest.Mon
 
 
 def test_an_engine_that_goes_away_is_waited_for_and_a_document_that_ends_it_fails(knowledge: Knowledge) -> None:
-    knowledge.engine.failures = [EngineUnavailableError("gone")] * 2
+    knowledge.engine.failures = [UnavailableError("gone")] * 2
     assert knowledge.wait(knowledge.upload("patient.txt", "Read at the third try.")).embedded == 1
-    knowledge.engine.failures = [EngineUnavailableError("gone")] * 3
+    knowledge.engine.failures = [UnavailableError("gone")] * 3
     assert "gone" in knowledge.wait(knowledge.upload("poison.txt", "It ends the engine."), "failed").reason
     knowledge.wait(knowledge.upload("healthy.txt", "It does not."))
 

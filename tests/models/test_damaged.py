@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from backend import packaged
 from backend.engine.config import EngineConfig
-from backend.engine.core import serve
 from backend.engine.encoder import Encoder
 from backend.engine.messages import LoadFailed, Ready
+from backend.engine.process import load, serve
 from backend.engine.switches import Switches
 from backend.models.checkpoint import BadModelError, ModelError, resolve
 from backend.models.random_model import write
@@ -28,6 +28,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.said: list[Any] = []
+        self.backlog = 0
 
     def send(self, message: Any) -> None:
         self.said.append(message)
@@ -40,7 +41,8 @@ def start(folder: Path, cache_dir: Path) -> Any:
     """What an engine says first."""
     pipe = Pipe()
     switches = Switches(quantization="fp32")
-    serve(pipe, EngineConfig(str(folder), cache_dir, kv_cache_bytes=8 << 20, switches=switches))  # type: ignore[arg-type]
+    config = EngineConfig(str(folder), cache_dir, kv_cache_bytes=8 << 20, switches=switches)
+    serve(pipe, lambda emit: load(config, emit))  # type: ignore[arg-type]
     return pipe.said[0]
 
 

@@ -65,3 +65,28 @@ def test_documents_of_the_first_schema_are_their_own_first_version(tmp_path: Pat
         assert session.exec(select(DocumentVersion.sha256)).all() == ["x"]
         assert session.exec(select(Chunk.build)).all() == [1]
         session.add(Chunk(document_id="d", build=2, position=0, text="again", text_hash="i", tokens=3, chunker="new"))
+
+
+def test_keys_from_before_roles_keep_what_they_could_do(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from backend.store.database import MIGRATIONS
+    from backend.store.tables import ApiKey
+
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for number, name in enumerate(["first", "second"]):
+            connection.exec_driver_sql(
+                f"INSERT INTO api_key (id, name, prefix, digest, created) VALUES ('{name}', '', '', '{name}', {number})"
+            )
+        connection.exec_driver_sql("INSERT INTO conversation (id, title, created, updated) VALUES ('c', 'old', 1, 1)")
+    database.migrate()
+    with database.session() as session:
+        keys = {key.id: (key.role, key.tenant) for key in session.exec(select(ApiKey)).all()}
+        assert keys == {"first": ("admin", ""), "second": ("admin", "second")}
+        assert session.exec(select(Conversation.tenant)).all() == [""], "old chats stay with who set the server up"
