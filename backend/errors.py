@@ -75,3 +75,19 @@ class DocumentError(TenfoldError):
     status = 422
     kind = "invalid_request_error"
     code = "unreadable_document"
+
+
+class OverloadedError(TenfoldError):
+    """Too much waits already; nothing of this was begun.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

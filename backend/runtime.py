@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer
 from backend.api.keys import ApiKeys
 from backend.engine.client import EngineClient, LocalEngine
 from backend.engine.config import EngineConfig
+from backend.engine.messages import BATCH, REALTIME
 from backend.engine.switches import InvalidSwitchError, Switches
 from backend.errors import TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache
@@ -30,8 +30,8 @@ from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.metering.series import StatsSeries
-from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
+from backend.models.texts import Texts
 from backend.settings import SAMPLES, Settings
 from backend.store.database import Database
 from backend.store.tables import Setting
@@ -86,6 +86,7 @@ class Runtime:
         )
         self.engine: EngineClient = engine
         self._local = engine
+        self._texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
         self.ledger = Ledger(self.database, self.prices, self.metrics)
         self.embeddings = EmbeddingService(
@@ -107,9 +108,14 @@ class Runtime:
             lambda: self.ingest.index_version,
         )
         self.answers = AnswerCache(
-            self.database, lambda texts: self.embeddings.embed(texts, source="console").vectors
+            self.database,
+            lambda texts, source, path: self.embeddings.embed(texts, source=source, path=path).vectors,
         )
-        self.generations = GenerationService(self.engine, self.text, self.ledger, self.answers, settings.served_model)
+        self.generations = GenerationService(
+            self.engine, self.text, self.ledger, self.answers, settings.served_model,
+            default_max_tokens=settings.default_max_tokens,
+            max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
+        )  # fmt: skip
         self.conversations = Conversations(
             self.database,
             self.generations,
@@ -122,8 +128,6 @@ class Runtime:
             self.generations,
             lambda question, system: self.retriever.ground(question, [], None, system, source="job"),
         )
-        self._texts: dict[str, TextModel] = {}
-        self._tokenizers: dict[str, Tokenizer] = {}
 
     # ---- life ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +164,6 @@ class Runtime:
         self.generations.close()
         self.index.close()
         self._local.stop()
-        self.ledger.close()
         self.database.close()
         self._lock.release()
 
@@ -184,40 +187,20 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether the models' properties are known (they stay known while an engine is restarted)."""
-        return bool(self.engine.info)
+        """See `Texts.ready`."""
+        return self._texts.ready
 
     def unavailable(self) -> UnavailableError:
-        """Why nothing can be answered now."""
-        return UnavailableError(self.engine.state.detail or "The model is being loaded; retry in a few seconds.")
+        """See `Texts.unavailable`."""
+        return self._texts.unavailable()
 
     def text(self) -> TextModel:
-        """Tokenizer and chat template of the language model.
-
-        Raises:
-            UnavailableError: the model is still being loaded, or could not be.
-        """
-        if not self.ready and not self.engine.wait_ready(20):
-            raise self.unavailable()
-        folder = self.engine.info["model_folder"]
-        if folder not in self._texts:
-            try:
-                self._texts[folder] = TextModel(Path(folder))
-            except ModelNotFoundError as error:
-                raise UnavailableError(str(error)) from error
-        return self._texts[folder]
+        """See `Texts.text`."""
+        return self._texts.text()
 
     def embedding_tokenizer(self) -> Tokenizer:
-        """Tokenizer of the embedding model; raises as `text` does."""
-        if not self.ready and not self.engine.wait_ready(20):
-            raise self.unavailable()
-        folder = self.engine.info["embedding_folder"]
-        if folder not in self._tokenizers:
-            tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            self._tokenizers[folder] = tokenizer
-        return self._tokenizers[folder]
+        """See `Texts.embedding_tokenizer`."""
+        return self._texts.embedding_tokenizer()
 
     def chunker(self) -> Chunker:
         """How documents are cut under the settings in force."""

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.engine.messages import SamplingParams
 from backend.errors import TenfoldError
 from backend.generation.conversations import ChatOptions
-from backend.generation.service import Generation
+from backend.generation.stream import Generation
 from backend.runtime import Runtime, current
 from backend.store.tables import Message
 from pages.formatting import money, passage, rate, seconds
@@ -142,6 +142,8 @@ def draw_message(runtime: Runtime, message: Message, *, last: bool, options: Cha
         if generation is not None:
             tail(runtime, generation)
             return
+        if message.state == "writing":  # it ended since the messages were read
+            message = runtime.conversations.message(message.id) or message
         draw_answer(message)
         if last and st.button("Regenerate", icon=":material/refresh:", type="tertiary", key=f"again-{message.id}"):
             act(lambda: runtime.conversations.regenerate(message.conversation_id, options))
@@ -174,6 +176,12 @@ def draw_answer(message: Message) -> None:
         st.error(message.error, icon=":material/error:")
     elif message.state == "stopped":
         st.caption("Stopped." if message.text else "Stopped before the first word.")
+    if why := message.details.get("unstored"):
+        st.caption(
+            f":orange[:material/save: Not stored yet: {escape(why)}. It is kept in memory, and storing is tried again.]"
+        )
+    if left_out := message.details.get("left_out"):
+        st.caption(f"The chat is longer than the model's context: the {left_out} oldest messages were left out.")
     draw_citations(message.details.get("citations", []), message.id)
     draw_cache(message.details.get("answer_cache"))
     draw_account(message.details.get("account"))

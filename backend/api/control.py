@@ -10,12 +10,13 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.api.dependencies import runtime_of
+from backend.api.rooms import Room
 from backend.engine.client import EngineUnavailableError
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime
 
-router = APIRouter(tags=["Control"])
+router = APIRouter(tags=["Control"], route_class=Room(8).route_class())
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 HEALTH_TIMEOUT = 3.0

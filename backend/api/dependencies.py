@@ -7,7 +7,7 @@ from fastapi import Request
 from backend.runtime import Runtime
 
 
-def runtime_of(request: Request) -> Runtime:
+async def runtime_of(request: Request) -> Runtime:
     """The runtime that serves this request."""
     runtime: Runtime = request.app.state.runtime()
     return runtime

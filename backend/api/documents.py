@@ -13,14 +13,15 @@ from fastapi import APIRouter, Body, Depends, Form, Query, UploadFile
 from fastapi.responses import JSONResponse
 
 from backend.api.dependencies import runtime_of
+from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.documents import DEFAULT_COLLECTION
 from backend.knowledge.search import MODES
 from backend.runtime import Runtime
 from backend.store.tables import Document
 
-router = APIRouter(prefix="/api/documents", tags=["Documents"])
-search_router = APIRouter(prefix="/api/search", tags=["Documents"])
+router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
+search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 FIELDS = (

@@ -483,7 +483,10 @@ class EngineCore:
         self.scheduler.pace.learn(len(scheduled) - len(reading), sum(reading), elapsed)
         share = elapsed / sum(item.tokens for item in scheduled)
         for item in scheduled:
-            item.seq.compute_seconds += share * item.tokens
+            if item.reads:
+                item.seq.prefill_seconds += share * item.tokens
+            else:
+                item.seq.decode_seconds += share * item.tokens
         for item in complete:
             reason = self._end(item.seq)
             if reason:

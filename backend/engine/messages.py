@@ -140,17 +140,31 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one request cost. Times in seconds; stamps are time.monotonic, one clock for every process of a machine."""
+    """What one request cost. Times in seconds; stamps are time.monotonic, one clock for every process of a machine.
+
+    `prefill_seconds` and `decode_seconds` are its shares of the steps that read its prompt and of those that wrote.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
-    compute_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
     arrival: float
     scheduled: float
     first_token: float
     finished: float
     variant: str
+
+    @property
+    def compute_seconds(self) -> float:
+        """Its share of the engine's time."""
+        return self.prefill_seconds + self.decode_seconds
+
+    @property
+    def queue_seconds(self) -> float:
+        """From its arrival to the first step it had a part in; its whole life where there was none."""
+        return max((self.scheduled or self.finished) - self.arrival, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Sequence:
         self.pending: list[int] = []  # positions still to compute, where states of texts were put between them
         self.exact: int | None = None  # tokens before the first such text
         self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
-        self.compute_seconds = 0.0
+        self.prefill_seconds = self.decode_seconds = 0.0
         self.arrival = request.arrival or time.monotonic()
         self.scheduled = 0.0
         self.first_token = 0.0
@@ -91,7 +91,8 @@ class Sequence:
             prompt_tokens=self.prompt_len,
             cached_tokens=max(self.cached_tokens, 0),
             output_tokens=self.output_len,
-            compute_seconds=self.compute_seconds,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
             arrival=self.arrival,
             scheduled=self.scheduled,
             first_token=self.first_token,

@@ -19,7 +19,9 @@ from sqlmodel import col, func, select
 from backend.engine.messages import BATCH, SamplingParams
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError, UnavailableError
 from backend.generation.conversations import Grounding
-from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.generation.request import TextRequest, check_sampling
+from backend.generation.service import GenerationService
+from backend.generation.stream import Generation
 from backend.store.database import Database
 from backend.store.tables import Job, JobResult, JobRun
 
@@ -268,7 +270,7 @@ class Jobs:
         else:
             system = [{"role": "system", "content": job.system}] if job.system.strip() else []
             request = TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)
-        generation = self._generations.start(request)
+        generation = self._generations.start(self._generations.prepare(request))
         while not generation.wait(0.25):
             if ended():
                 self._generations.cancel(generation)

@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sqlalchemy import insert, update
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 from tokenizers import Tokenizer
 
 from backend.engine.client import EngineClient, EngineUnavailableError
 from backend.engine.messages import REALTIME
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
-from backend.metering.ledger import Ledger
+from backend.metering.ledger import Asked, Ledger
 from backend.store.database import Database
-from backend.store.tables import Embedding
+from backend.store.tables import Embedding, new_id
 
 STEP = 64
 """Texts of one message to the engine."""
@@ -102,13 +103,27 @@ class EmbeddingService:
             raise UnavailableError(self._engine.state.detail or "The embedding model is not loaded yet; retry soon.")
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
-        if not self._engine.switches.embedding_cache:
-            vectors, seconds = self._answer(self._ask(token_ids, path))
-            self._ledger.record_embedding(
-                source=source, model=self.model, texts=len(texts), computed_tokens=tokens, reused_tokens=0,
-                seconds=seconds,
-            )
-            return Embedded(vectors, len(texts), 0, tokens)
+        asked, started = Asked(new_id(), source, path, self.model), time.monotonic()
+        record = partial(self._ledger.record_embedding, asked)
+        try:
+            if self._engine.switches.embedding_cache:
+                vectors, computed, fresh, seconds = self._reuse(texts, token_ids, path, progress)
+            else:
+                vectors, seconds = self._answer(self._ask(token_ids, path))
+                computed, fresh = len(texts), tokens
+        except UnavailableError:
+            record(computed_tokens=0, reused_tokens=0, seconds=0.0, latency=time.monotonic() - started, failed=True)
+            raise
+        record(
+            computed_tokens=fresh, reused_tokens=tokens - fresh, seconds=seconds, latency=time.monotonic() - started,
+            failed=False,
+        )  # fmt: skip
+        return Embedded(vectors, computed, len(texts) - computed, tokens)
+
+    def _reuse(
+        self, texts: list[str], token_ids: list[list[int]], path: str, progress: Callable[[int, int], None] | None
+    ) -> tuple[np.ndarray, int, int, float]:
+        """Vectors of texts, known or computed: (vectors, texts and tokens that were computed, the model's seconds)."""
         keys = [self.key(text) for text in texts]
         found = self._lookup(list(dict.fromkeys(keys)))
         missing: dict[str, list[int]] = {}  # key → token ids, once each
@@ -116,13 +131,10 @@ class EmbeddingService:
             if key not in found and key not in missing:
                 missing[key] = ids
         computed, seconds, fresh = self._fill(missing, found, path, progress, len(texts))
-        self._count_hits([key for key in keys if key not in computed])
-        reused_tokens = tokens - sum(len(missing[key]) for key in computed)
-        self._ledger.record_embedding(
-            source=source, model=self.model, texts=len(texts), computed_tokens=fresh, reused_tokens=reused_tokens,
-            seconds=seconds,
-        )
-        return Embedded(np.stack([found[key] for key in keys]), len(computed), len(texts) - len(computed), tokens)
+        hits = [key for key in keys if key not in computed]
+        if hits:
+            self._database.writer.submit(lambda session: _count_hits(session, hits))
+        return np.stack([found[key] for key in keys]), len(computed), fresh, seconds
 
     def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
         limit = int(self._engine.info["embedding_max_tokens"])
@@ -235,14 +247,6 @@ class EmbeddingService:
             with self._database.session() as session:
                 session.connection().execute(insert(Embedding), rows)
 
-    def _count_hits(self, keys: list[str]) -> None:
-        with self._database.session() as session:
-            for start in range(0, len(keys), LOOKUP):
-                part = keys[start : start + LOOKUP]
-                session.connection().execute(
-                    update(Embedding).where(col(Embedding.key).in_(part)).values(hits=col(Embedding.hits) + 1)
-                )
-
     def statistics(self) -> dict[str, Any]:
         """Entries, hits, tokens not computed again and bytes of the cache."""
         with self._database.session() as session:
@@ -272,3 +276,9 @@ class EmbeddingService:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def _count_hits(session: Session, keys: list[str]) -> None:
+    for start in range(0, len(keys), LOOKUP):
+        part = keys[start : start + LOOKUP]
+        session.connection().execute(
+            update(Embedding).where(col(Embedding.key).in_(part)).values(hits=col(Embedding.hits) + 1)
+        )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.engine.messages import SamplingParams
-from backend.generation.service import TextRequest
+from backend.generation.request import TextRequest
 from backend.knowledge.evaluate import with_runtime
 from backend.knowledge.graph import ChunkGraph, GraphChunk
 from backend.knowledge.keywords import KeywordIndex
@@ -76,7 +76,7 @@ def ask(runtime: Runtime, question: str) -> None:
     request: TextRequest = grounding.request(
         sampling=SamplingParams(temperature=0.0), max_tokens=1, source="lab", question=question
     )
-    runtime.generations.start(request).wait(120)
+    runtime.generations.start(runtime.generations.prepare(request)).wait(120)
 
 
 def twice(runtime: Runtime) -> None:
