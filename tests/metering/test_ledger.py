@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlmodel import select
 from tokenizers import Tokenizer
 
-from backend.engine.messages import BATCH, REALTIME
+from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.messages import Usage as EngineUsage
 from backend.errors import UnavailableError
 from backend.knowledge.embeddings import EmbeddingService
@@ -121,6 +121,18 @@ def test_asking_again_reads_no_sums(room: Room, embeddings: EmbeddingService) ->
     embeddings.embed(["one text"], source="api")
     assert room.ledger.flush()
     assert statements and not [s for s in statements if "sum(" in s.lower()]
+
+
+def test_prompt_tokens_count_as_vllm_counts_them(room: Room) -> None:
+    zero = dict.fromkeys(
+        ("nonce", "uptime", "busy_seconds", "steps", "running", "waiting_realtime", "waiting_batch", "kv_free",
+         "kv_cached", "kv_used", "preemptions", "drafted_tokens", "accepted_tokens", "embedded_texts",
+         "embedding_seconds", "memory_bytes"), 0,
+    )  # fmt: skip
+    room.engine.stats = Stats(**zero, prompt_tokens=100, cached_tokens=1400, output_tokens=9, variant="bf16")  # type: ignore[assignment]
+    value = room.metrics.registry.get_sample_value
+    assert value("vllm:prompt_tokens_total") == value("vllm:prefix_cache_queries_total") == 1500
+    assert value("vllm:prompt_tokens_cached_total") == value("vllm:prefix_cache_hits_total") == 1400
 
 
 def test_windows_are_found_by_an_index(room: Room) -> None:
