@@ -108,6 +108,22 @@ class DataFolderError(TenfoldError):
     code = "storage"
 
 
+class OverloadedError(TenfoldError):
+    """Too much waits already; nothing of this was begun.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 def error_body(error: TenfoldError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

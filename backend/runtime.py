@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -13,9 +12,10 @@ from tokenizers import Tokenizer
 from backend.access.access import Access
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
+from backend.engine.messages import BATCH, REALTIME
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import Switches
-from backend.errors import ModelFailedError, UnavailableError
+from backend.errors import UnavailableError
 from backend.files.blobs import Blobs
 from backend.generation.answers import AnswerCache
 from backend.generation.conversations import Conversations
@@ -36,8 +36,8 @@ from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.metering.series import StatsSeries
-from backend.models.checkpoint import ModelNotFoundError
 from backend.models.text import TextModel
+from backend.models.texts import Texts
 from backend.settings import SAMPLES, Settings
 from backend.store.folder import Storage
 from backend.switchboard.service import Switchboard
@@ -84,6 +84,7 @@ class Runtime:
         )
         self.engine: EngineClient = engine
         self._local = engine
+        self._texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
         self.ledger = Ledger(self.database, self.prices, self.metrics)
         self.embeddings = EmbeddingService(
@@ -112,9 +113,14 @@ class Runtime:
             lambda: self.ingest.index_version,
         )
         self.answers = AnswerCache(
-            self.database, lambda texts: self.embeddings.embed(texts, source="console").vectors
+            self.database,
+            lambda texts, source, path: self.embeddings.embed(texts, source=source, path=path).vectors,
         )
-        self.generations = GenerationService(self.engine, self.text, self.ledger, self.answers, settings.served_model)
+        self.generations = GenerationService(
+            self.engine, self.text, self.ledger, self.answers, settings.served_model,
+            default_max_tokens=settings.default_max_tokens,
+            max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
+        )  # fmt: skip
         self.conversations = Conversations(
             self.database,
             self.generations,
@@ -129,9 +135,6 @@ class Runtime:
                 question, [], None, system, max_tokens=answer, source="job"
             ),
         )
-        self._reading = threading.Lock()
-        self._texts: dict[str, TextModel] = {}
-        self._tokenizers: dict[str, Tokenizer] = {}
 
     # ---- life ----------------------------------------------------------------------------------------------------
 
@@ -167,10 +170,8 @@ class Runtime:
         self.ingest.close()
         self.generations.close()
         self.index.close()
-        self.embeddings.close()
         self._local.stop()
         self.switchboard.close()
-        self.ledger.close()
         self.access.close()
         self._storage.close()
 
@@ -194,40 +195,16 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether the models' properties are known (they stay known while an engine is restarted)."""
-        return self.engine.info is not None
+        """See `Texts.ready`."""
+        return self._texts.ready
 
     def text(self) -> TextModel:
-        """Tokenizer and chat template of the language model.
-
-        Raises:
-            UnavailableError: the model is still being loaded.
-            ModelFailedError: it could not be, or has no tokenizer.
-        """
-        if not self.ready:
-            self.engine.wait_ready(20)
-        folder = self.engine.known().model_folder
-        with self._reading:  # once, however many ask first
-            if folder not in self._texts:
-                try:
-                    self._texts[folder] = TextModel(Path(folder))
-                except ModelNotFoundError as error:
-                    raise ModelFailedError(str(error)) from error
-            return self._texts[folder]
+        """See `Texts.text`."""
+        return self._texts.text()
 
     def embedding_tokenizer(self) -> Tokenizer:
-        """Tokenizer of the embedding model; raises as `text` does."""
-        if not self.ready:
-            self.engine.wait_ready(20)
-        folder = self.engine.known().embedding_folder
-        if folder is None:
-            raise ModelFailedError("No embedding model is loaded. Set TENFOLD_EMBEDDING_MODEL.")
-        if folder not in self._tokenizers:
-            tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            self._tokenizers[folder] = tokenizer
-        return self._tokenizers[folder]
+        """See `Texts.embedding_tokenizer`."""
+        return self._texts.embedding_tokenizer()
 
     def chunker(self) -> Chunker:
         """How documents are cut under the settings in force."""

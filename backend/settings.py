@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     engine_hang_s: float = Field(
         120.0, gt=0, description="Seconds without a sign of life or work after which a hung engine is restarted."
     )
+    default_max_tokens: int = Field(512, ge=1, description="Longest answer of a request that does not say.")
+    max_waiting_realtime: int = Field(1024, ge=1, description="Requests that may wait for their first token; then 429.")
+    max_waiting_batch: int = Field(4096, ge=1, description="The same for batch work.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")

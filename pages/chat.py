@@ -9,7 +9,7 @@ import streamlit as st
 from backend.engine.messages import SamplingParams
 from backend.errors import TenfoldError
 from backend.generation.conversations import ChatOptions
-from backend.generation.service import Generation
+from backend.generation.stream import Generation
 from backend.runtime import Runtime, current
 from backend.store.tables import Message
 from pages.caller import current_caller
@@ -146,8 +146,8 @@ def draw_message(runtime: Runtime, message: Message, *, last: bool, options: Cha
         if generation is not None and not generation.ended:
             tail(runtime, generation)
             return
-        if message.state == "writing":  # it ended after the messages were read, or could not be stored
-            message = ended(runtime, message, generation)
+        if message.state == "writing":  # it ended since the messages were read
+            message = runtime.conversations.message(message.id) or message
         draw_answer(message)
         if last and st.button("Regenerate", icon=":material/refresh:", type="tertiary", key=f"again-{message.id}"):
             act(lambda: runtime.conversations.regenerate(message.conversation_id, options))
@@ -180,21 +180,17 @@ def draw_answer(message: Message) -> None:
         st.error(plain(message.error), icon=":material/error:")
     elif message.state == "stopped":
         st.caption("Stopped." if message.text else "Stopped before the first word.")
+    if why := message.details.get("unstored"):
+        st.caption(
+            f":orange[:material/save: Not stored yet: {plain(why)}. It is kept in memory, and storing is tried again.]"
+        )
+    if left_out := message.details.get("left_out"):
+        st.caption(f"The chat is longer than the model's context: the {left_out} oldest messages were left out.")
+    if notice := message.details.get("notice"):
+        st.caption(plain(notice))
     draw_citations(message.details.get("citations", []), message.id)
     draw_cache(message.details.get("answer_cache"))
     draw_account(message.details.get("account"))
-
-
-def ended(runtime: Runtime, message: Message, generation: Generation | None) -> Message:
-    """An answer that has just ended, as it was stored; or as it was written, where storing it failed."""
-    stored = {m.id: m for m in runtime.conversations.messages(message.conversation_id)}.get(message.id, message)
-    if stored.state != "writing":
-        return stored
-    text = generation.text.strip() if generation is not None else message.text
-    return Message(
-        id=message.id, conversation_id=message.conversation_id, position=message.position, role=message.role,
-        text=text, state="failed", error="This answer could not be stored, so it will not be here after a restart.",
-    )  # fmt: skip
 
 
 def draw_cache(details: dict[str, str] | None) -> None:

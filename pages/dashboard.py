@@ -62,7 +62,7 @@ def live(runtime: Runtime, span: int) -> None:
         ("First token p50", seconds(ttft.p50 if ttft else None), "Arrival to first token, in this window."),
         ("First token p95", seconds(ttft.p95 if ttft else None), None),
         ("First token p99", seconds(ttft.p99 if ttft else None), f"Over {ttft.count if ttft else 0} requests."),
-        ("Cache hits", f"{totals['cached_tokens'] / asked:.0%}" if asked else "–", "Tokens reused ÷ tokens asked for."),
+        ("Cache hits", f"{totals['cached_tokens'] / asked:.0%}" if asked else "–", "Found in the prefix cache."),
     ]
     for start in (0, 4):
         for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):

@@ -12,13 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from backend.access.caller import STRANGER
 from backend.api.dependencies import CallerDep, runtime_of
+from backend.api.rooms import Room
 from backend.engine.protocol import Phase
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError, ModelFailedError, UnavailableError
 from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
-router = APIRouter(tags=["Control"])
+router = APIRouter(tags=["Control"], route_class=Room(8).route_class())
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 HEALTH_TIMEOUT = 1.0

@@ -14,6 +14,7 @@ from fastapi import Path as Path_
 from pydantic import BaseModel, ConfigDict
 
 from backend.api.dependencies import runtime_of
+from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
 from backend.knowledge.plan import Plan
@@ -22,8 +23,8 @@ from backend.runtime import Runtime
 from backend.store.failures import named_failures
 from backend.store.tables import Document, DocumentState
 
-router = APIRouter(prefix="/api/documents", tags=["Documents"])
-search_router = APIRouter(prefix="/api/search", tags=["Documents"])
+router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
+search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 NUMBER = Path_(ge=1, le=2**31 - 1)

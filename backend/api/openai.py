@@ -12,15 +12,17 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from backend.api.dependencies import runtime_of
+from backend.api.rooms import Room
 from backend.api.schemas import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError, error_body
-from backend.generation.service import Generation, Piece, TextRequest
+from backend.errors import InvalidInputError, NotFoundError, OverloadedError, TenfoldError, error_body
+from backend.generation.request import TextRequest
+from backend.generation.stream import Generation, Piece
 from backend.runtime import Runtime
 
-router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+CHATS, EMBEDDINGS = Room(16), Room(16)
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=EMBEDDINGS.route_class())
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 Choice = Callable[[int, Generation, list[Piece]], dict[str, Any]]
@@ -30,14 +32,14 @@ Choice = Callable[[int, Generation, list[Piece]], dict[str, Any]]
 
 
 @router.get("/models")
-def list_models(runtime: RuntimeDep) -> dict[str, Any]:
+async def list_models(runtime: RuntimeDep) -> dict[str, Any]:
     """The language model and the embedding model."""
     names = (runtime.settings.served_model, runtime.settings.served_embedding_model)
     return {"object": "list", "data": [_model(runtime, name) for name in names]}
 
 
 @router.get("/models/{name}")
-def get_model(name: str, runtime: RuntimeDep) -> dict[str, Any]:
+async def get_model(name: str, runtime: RuntimeDep) -> dict[str, Any]:
     """One model."""
     _check_model(name, runtime.settings.served_model, runtime.settings.served_embedding_model)
     return _model(runtime, name)
@@ -70,7 +72,6 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidInputError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     messages = [message.plain() for message in body.messages]
-    citations: list[dict[str, Any]] = []
     source: dict[str, Any] = {"messages": messages}
     if body.documents:
         collection = body.documents if isinstance(body.documents, str) else None
@@ -79,15 +80,14 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
             raise InvalidInputError("A question is needed to answer from documents.", param="messages")
         system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
         history = [m for m in messages if m["role"] != "system"][:-1]
-        grounding = await run_in_threadpool(
+        grounding = await CHATS.run(
             lambda: runtime.retriever.ground(
                 question, history, collection, system, source="api",
                 max_tokens=body.max_completion_tokens or body.max_tokens,
             )
         )
-        citations = grounding.citations
         source = {name: getattr(grounding, name) for name in ("messages", "passages", "index_version", "reply")}
-        source["citations"] = tuple(citations)
+        source["citations"] = tuple(grounding.citations)
     asked = [m["content"] for m in messages if m["role"] != "system"]
     if len(asked) == 1:
         systems = [m["content"] for m in messages if m["role"] == "system"]
@@ -104,11 +104,10 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
             "finish_reason": generation.finish_reason,
             "logprobs": _chat_logprobs(runtime, pieces) if body.logprobs else None,
         }
-        quoted = generation.details.get("citations", citations)
-        if quoted:
-            choice["message"]["citations"] = quoted
-        if "answer_cache" in generation.details:
-            choice["message"]["answer_cache"] = generation.details["answer_cache"]
+        if generation.citations:
+            choice["message"]["citations"] = list(generation.citations)
+        if generation.cache_mark is not None:
+            choice["message"]["answer_cache"] = generation.cache_mark.as_dict()
         return choice
 
     def delta(index: int, generation: Generation, pieces: list[Piece]) -> dict[str, Any]:
@@ -122,12 +121,17 @@ async def chat_completions(body: ChatCompletionBody, request: Request, runtime: 
             "logprobs": _chat_logprobs(runtime, pieces) if body.logprobs and pieces else None,
         }
 
-    opening: dict[str, Any] = {"role": "assistant", "content": ""}
-    if citations:
-        opening["citations"] = citations
+    def opening(index: int) -> dict[str, Any]:
+        first: dict[str, Any] = {"role": "assistant", "content": ""}
+        generation = generations[index]
+        if generation.citations:
+            first["citations"] = list(generation.citations)
+        if generation.cache_mark is not None:
+            first["answer_cache"] = generation.cache_mark.as_dict()
+        return {"index": index, "delta": first, "finish_reason": None, "logprobs": None}
+
     return await _respond(
-        runtime, request, body, generations, "chatcmpl-", "chat.completion", whole, delta,
-        opening=lambda index: {"index": index, "delta": opening, "finish_reason": None, "logprobs": None},
+        runtime, request, body, generations, "chatcmpl-", "chat.completion", whole, delta, opening=opening
     )
 
 
@@ -182,12 +186,18 @@ async def _start(
     ]
 
     def start() -> list[Generation]:
-        for text_request in wanted:  # every one is checked before any is started
-            if text_request.reply is None:
-                runtime.generations.prepare(text_request)
-        return [runtime.generations.start(text_request) for text_request in wanted]
+        prepared = [runtime.generations.prepare(text_request) for text_request in wanted]
+        started: list[Generation] = []
+        try:
+            for one in prepared:
+                started.append(runtime.generations.start(one))
+        except TenfoldError:
+            for generation in started:
+                runtime.generations.cancel(generation)
+            raise
+        return started
 
-    return await run_in_threadpool(start)
+    return await CHATS.run(start)
 
 
 async def _respond(
@@ -389,4 +399,5 @@ def _encode(vector: np.ndarray, encoding: str) -> list[float] | str:
 
 def as_response(error: TenfoldError) -> JSONResponse:
     """An error as OpenAI clients expect it."""
-    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
+    pause = {"retry-after": str(error.retry_after)} if isinstance(error, OverloadedError) else {}
+    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers | pause)

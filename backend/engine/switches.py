@@ -159,7 +159,8 @@ class Switches:
         group="Caches",
         label="Answers to like questions",
         help="A single question that is worded otherwise but means the same gets the stored answer, and says so. Not "
-        "exact; see the README for how often it is wrong. Needs the answer cache.",
+        "exact; see the README for how often it is wrong. Needs the answer cache, and finds what was kept while it was "
+        "on.",
     )
     semantic_threshold_percent: int = _switch(
         95,

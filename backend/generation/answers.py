@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import delete, update
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 
 from backend.engine.messages import SamplingParams
 from backend.store.database import Database
@@ -72,15 +72,19 @@ def alike(one: str, other: str) -> bool:
     return not any((a - b) & pair and (b - a) & pair for pair in OPPOSITES)
 
 
+Embed = Callable[[list[str], str, str], np.ndarray]
+"""(questions, source, path) → float32 [questions, dimension], each of length 1."""
+
+
 class AnswerCache:
     """Stored answers; the least recently used leave beyond 10,000.
 
     Args:
         database: where they are kept.
-        embed: questions to float32 [questions, dimension], each of length 1.
+        embed: how questions become comparable.
     """
 
-    def __init__(self, database: Database, embed: Callable[[list[str]], np.ndarray]) -> None:
+    def __init__(self, database: Database, embed: Embed) -> None:
         self._database, self._embed = database, embed
         self._lock = threading.Lock()
         self._since_trim = 0
@@ -90,11 +94,21 @@ class AnswerCache:
         with self._database.session() as session:
             answer = session.get(Answer, key)
         if answer is not None:
-            self._touch(key)
+            self._database.writer.submit(lambda session: _touch(session, key))
         return answer
 
-    def like(self, question: str, scope: str, threshold: float) -> tuple[Answer, float] | None:
-        """The answer to the likest question of this scope, and how like it is; None below the threshold."""
+    def like(
+        self, question: str, scope: str, threshold: float, *, source: str, path: str
+    ) -> tuple[Answer, float] | None:
+        """The answer to the likest question of this scope, and how like it is; None below the threshold.
+
+        Args:
+            question: what is asked now.
+            scope: what both must have in common.
+            threshold: cosine from which two questions ask for the same.
+            source: who asks, for the ledger.
+            path: "realtime" or "batch", on which the question is embedded.
+        """
         with self._database.session() as session:
             rows = session.exec(
                 select(Answer.key, Answer.question, Answer.vector).where(
@@ -103,7 +117,7 @@ class AnswerCache:
             ).all()
         if not rows:
             return None
-        vector = self._embed([question])[0]
+        vector = self._embed([question], source, path)[0]
         scores = np.stack([np.frombuffer(row[2], dtype="<f4") for row in rows if row[2]]) @ vector
         for at in np.argsort(-scores):
             if scores[at] < threshold:
@@ -113,29 +127,32 @@ class AnswerCache:
                 return (answer, float(scores[at])) if answer else None
         return None
 
-    def put(self, answer: Answer) -> None:
-        """Keep an answer; with a scope, its question becomes one that others can be like."""
-        if answer.scope and answer.question:
-            answer.vector = np.ascontiguousarray(self._embed([answer.question])[0], dtype="<f4").tobytes()
-        with self._database.session() as session:
-            session.merge(answer)
+    def put(self, answer: Answer, *, comparable: bool, source: str, path: str) -> None:
+        """Keep an answer; returns at once where nothing has to be embedded.
+
+        Args:
+            answer: what to keep; with a scope and a question it can become one that others are like.
+            comparable: make it one, by embedding its question; costs the embedding model's time.
+            source: who asked, for the ledger.
+            path: "realtime" or "batch", on which the question is embedded.
+        """
+        row = answer.model_dump()
+        if comparable and answer.scope and answer.question:
+            vector = self._embed([answer.question], source, path)[0]
+            row["vector"] = np.ascontiguousarray(vector, dtype="<f4").tobytes()
         with self._lock:
             self._since_trim += 1
             due = self._since_trim >= TRIM_EVERY
             self._since_trim = 0 if due else self._since_trim
-        if due:
-            self._trim()
 
-    def _touch(self, key: str) -> None:
-        with self._database.session() as session:
-            session.connection().execute(
-                update(Answer).where(col(Answer.key) == key).values(hits=Answer.hits + 1, used=time.time())
-            )
+        def write(session: Session) -> None:
+            session.merge(Answer(**row))
+            if due:
+                session.flush()
+                kept = select(Answer.key).order_by(col(Answer.used).desc()).limit(MOST_ANSWERS)
+                session.connection().execute(delete(Answer).where(col(Answer.key).not_in(kept)))
 
-    def _trim(self) -> None:
-        kept = select(Answer.key).order_by(col(Answer.used).desc()).limit(MOST_ANSWERS)
-        with self._database.session() as session:
-            session.connection().execute(delete(Answer).where(col(Answer.key).not_in(kept)))
+        self._database.writer.submit(write)
 
     def clear(self) -> None:
         """Forget every answer."""
@@ -153,3 +170,9 @@ class AnswerCache:
                 )
             ).one()
         return {"entries": int(count), "hits": int(hits), "seconds_saved": float(seconds)}
+
+
+def _touch(session: Session, key: str) -> None:
+    session.connection().execute(
+        update(Answer).where(col(Answer.key) == key).values(hits=Answer.hits + 1, used=time.time())
+    )

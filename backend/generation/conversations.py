@@ -1,22 +1,34 @@
-"""Stored chats: every turn is in the database before the model is asked, and an answer belongs to its conversation."""
+"""Stored chats: every turn is in the database before the model is asked, and an answer belongs to its conversation.
+
+An answer is stored in the background. Until it is, and for as long as the database does not take it, it is shown from
+memory.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlmodel import col, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, or_, select
 
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
-from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.generation.request import TextRequest, check_sampling, check_text
+from backend.generation.service import GenerationService
+from backend.generation.stream import Generation
 from backend.knowledge.grounding import Ground, Grounding
 from backend.store.database import Database
 from backend.store.tables import Conversation, Message
+from backend.store.writer import cause
 
 TITLE_LENGTH = 60
+BUSY = "An answer is still being written in this conversation; stop it first."
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ def grounded_request(grounding: Grounding, **more: Any) -> TextRequest:
     """The request to generate from what retrieval made of a question."""
     return TextRequest(
         messages=grounding.messages, passages=grounding.passages, citations=tuple(grounding.citations),
-        index_version=grounding.index_version, reply=grounding.reply, **more,
+        index_version=grounding.index_version, reply=grounding.reply, notice=grounding.notice, **more,
     )  # fmt: skip
 
 
@@ -42,7 +54,9 @@ class Conversations:
 
     def __init__(self, database: Database, generations: GenerationService, ground: Ground) -> None:
         self._database, self._generations, self._ground = database, generations, ground
-        self._writing: dict[str, Generation] = {}  # by message id
+        self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
+        self._writing: dict[str, Generation] = {}  # by message id, until they are stored
+        self._unstored: dict[str, str] = {}  # why the database does not take a message, by its id
         self._close_interrupted()
 
     def _close_interrupted(self) -> None:
@@ -106,10 +120,32 @@ class Conversations:
                 session.delete(conversation)
 
     def messages(self, conversation_id: str) -> list[Message]:
-        """The turns of a conversation, in order."""
+        """The turns of a conversation, in order; answers that are not stored yet as they are in memory.
+
+        `details["unstored"]` says why the database does not take one, where it does not.
+        """
+        writing = dict(self._writing)  # before the rows: what is stored in between is in both
         with self._database.session() as session:
-            query = select(Message).where(Message.conversation_id == conversation_id).order_by(col(Message.position))
-            return list(session.exec(query).all())
+            messages = _rows(session, conversation_id)
+        for message in messages:
+            self._overlay(message, writing)
+        return messages
+
+    def message(self, message_id: str) -> Message | None:
+        """One turn, as `messages` gives it; None where it was deleted."""
+        writing = dict(self._writing)
+        with self._database.session() as session:
+            message = session.get(Message, message_id)
+        if message is not None:
+            self._overlay(message, writing)
+        return message
+
+    def _overlay(self, message: Message, writing: dict[str, Generation]) -> None:
+        generation = writing.get(message.id)
+        if generation is not None and generation.ended:
+            _describe(message, generation)
+            if message.id in self._unstored:
+                message.details = {**message.details, "unstored": self._unstored[message.id]}
 
     def export(self, conversation_id: str) -> str:
         """A conversation as Markdown, citations included."""
@@ -127,69 +163,76 @@ class Conversations:
 
     def writing(self, message_id: str) -> Generation | None:
         """The generation that writes a message, while it does."""
-        return self._writing.get(message_id)
+        generation = self._writing.get(message_id)
+        return None if generation is None or generation.ended else generation
 
     def ask(self, conversation_id: str, text: str, options: ChatOptions) -> Message:
-        """Store a question and start its answer; returns the answer's message."""
-        if not text.strip():
-            raise InvalidInputError("The message is empty.", param="messages")
+        """Store a question and start its answer; returns the answer's message.
+
+        Raises:
+            InvalidInputError: the question is empty, or another is still being answered.
+            NotFoundError: the conversation was deleted.
+        """
+        _check_question(text)
         check_sampling(options.sampling, ())
-        if self.busy(conversation_id):
-            raise InvalidInputError("An answer is still being written in this conversation; stop it first.")
-        now = time.time()
-        with self._database.session() as session:
-            conversation = session.get(Conversation, conversation_id)
-            if conversation is None:
-                raise NotFoundError("This conversation does not exist; it may have been deleted.")
-            last = session.exec(
-                select(Message.position)
-                .where(Message.conversation_id == conversation_id)
-                .order_by(col(Message.position).desc())
-            ).first()
-            if last is None and conversation.title == "New conversation":
-                title = " ".join(text.split())
-                conversation.title = title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1] + "…"
-            conversation.updated = now
-            session.add(conversation)
-            position = -1 if last is None else last
-            session.add(
-                Message(conversation_id=conversation_id, position=position + 1, role="user", text=text, created=now)
-            )
-        return self._answer(conversation_id, options)
+        with self._asking:
+            with self._turn(conversation_id) as session:
+                conversation = session.get(Conversation, conversation_id)
+                if conversation is None:
+                    raise NotFoundError("This conversation does not exist; it may have been deleted.")
+                turns = self._turns(session, conversation_id)
+                if not turns and conversation.title == "New conversation":
+                    title = " ".join(text.split())
+                    conversation.title = title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1] + "…"
+                conversation.updated = time.time()
+                session.add(conversation)
+                position = turns[-1].position + 1 if turns else 0
+                turns.append(Message(conversation_id=conversation_id, position=position, role="user", text=text))
+                session.add(turns[-1])
+                answer = _place_answer(session, turns)
+            return self._answer(answer, turns, options)
 
     def regenerate(self, conversation_id: str, options: ChatOptions) -> Message:
         """Replace the last answer with a new one."""
         self.stop(conversation_id)
-        with self._database.session() as session:
-            messages = session.exec(
-                select(Message).where(Message.conversation_id == conversation_id).order_by(col(Message.position))
-            ).all()
-            if messages and messages[-1].role == "assistant":
-                session.delete(messages[-1])
-        return self._answer(conversation_id, options, fresh=True)
+        with self._asking:
+            with self._turn(conversation_id) as session:
+                turns = self._turns(session, conversation_id)
+                if turns and turns[-1].role == "assistant":
+                    session.delete(turns.pop())
+                answer = _place_answer(session, turns)
+            return self._answer(answer, turns, options, fresh=True)
 
     def edit(self, message_id: str, text: str, options: ChatOptions) -> Message:
         """Change a question and answer it again; what came after it is dropped."""
-        if not text.strip():
-            raise InvalidInputError("The message is empty.", param="messages")
-        with self._database.session() as session:
-            message = session.get(Message, message_id)
-            if message is None or message.role != "user":
-                raise NotFoundError("This message does not exist; it may have been deleted.")
-            conversation_id = message.conversation_id
-        self.stop(conversation_id)
-        with self._database.session() as session:
-            message = session.get(Message, message_id)
-            if message is None:
-                raise NotFoundError("This message does not exist; it may have been deleted.")
-            message.text = text
-            session.add(message)
-            later = select(Message).where(
-                Message.conversation_id == conversation_id, Message.position > message.position
-            )
-            for other in session.exec(later).all():
-                session.delete(other)
-        return self._answer(conversation_id, options)
+        _check_question(text)
+        message = self.message(message_id)
+        if message is None or message.role != "user":
+            raise NotFoundError("This message does not exist; it may have been deleted.")
+        self.stop(message.conversation_id)
+        with self._asking:
+            with self._turn(message.conversation_id) as session:
+                turns = self._turns(session, message.conversation_id)
+                at = next((i for i, turn in enumerate(turns) if turn.id == message_id), None)
+                if at is None:
+                    raise NotFoundError("This message does not exist; it may have been deleted.")
+                turns[at].text = text
+                session.add(turns[at])
+                for later in turns[at + 1 :]:
+                    session.delete(later)
+                answer = _place_answer(session, turns[: at + 1])
+            return self._answer(answer, turns[: at + 1], options)
+
+    @contextmanager
+    def _turn(self, conversation_id: str) -> Iterator[Session]:
+        """A session to make a turn in, only while nothing is being written; the caller holds `_asking`."""
+        if self.busy(conversation_id):
+            raise InvalidInputError(BUSY)
+        try:
+            with self._database.session() as session:
+                yield session
+        except IntegrityError as error:  # another server on the same database was as fast
+            raise InvalidInputError(BUSY) from error
 
     def busy(self, conversation_id: str) -> Generation | None:
         """The generation that writes in a conversation now."""
@@ -206,53 +249,113 @@ class Conversations:
             self._generations.cancel(generation)
             generation.wait(5)
 
-    def _answer(self, conversation_id: str, options: ChatOptions, *, fresh: bool = False) -> Message:
-        history = [m for m in self.messages(conversation_id) if m.text]
-        turns = [{"role": m.role, "content": m.text} for m in history]
-        if not turns or turns[-1]["role"] != "user":
-            raise InvalidInputError("There is no question to answer.")
-        answer = Message(
-            conversation_id=conversation_id, position=history[-1].position + 1, role="assistant", state="writing"
+    def _answer(self, answer: Message, turns: list[Message], options: ChatOptions, *, fresh: bool = False) -> Message:
+        messages = alternating(turns)
+        generation = Generation(
+            TextRequest(source="console"), keep=lambda ended, done: self._keep(answer.id, ended, done)
         )
         with self._database.session() as session:
-            session.add(answer)
-        tenant = self.get(conversation_id).tenant
-        generation = Generation(TextRequest(source="console"))
+            conversation = session.get(Conversation, answer.conversation_id)
+            tenant = conversation.tenant if conversation else ""
         generation.note = "Searching the documents…" if options.collection is not None else "Thinking…"
         self._writing[answer.id] = generation
-        generation.on_end(lambda g: self._store(answer.id, g))
 
-        def prepare() -> TextRequest:
-            question = turns[-1]["content"]
+        def make() -> TextRequest:
+            question = messages[-1]["content"]
             common: dict[str, Any] = {
                 "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
                 "salt": tenant,
-                "question": question if len(turns) == 1 else "", "scope": f"{options.collection}\0{options.system}",
+                "question": question if len(messages) == 1 else "", "scope": f"{options.collection}\0{options.system}",
             }  # fmt: skip
             if options.collection is None:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
-                return TextRequest(messages=[*system, *turns], **common)
-            grounding = self._ground(question, turns[:-1], options.collection, options.system, options.max_tokens)
-            generation.details["citations"] = grounding.citations
-            if grounding.notice:
-                generation.details["notice"] = grounding.notice
+                return TextRequest(messages=[*system, *messages], trim=True, **common)
+            grounding = self._ground(question, messages[:-1], options.collection, options.system, options.max_tokens)
             return grounded_request(grounding, **common)
 
-        self._generations.start_in_background(generation, prepare)
+        self._generations.start_in_background(generation, make)
         return answer
 
-    def _store(self, message_id: str, generation: Generation) -> None:
-        details: dict[str, Any] = dict(generation.details)
-        if generation.account is not None:
-            details["account"] = asdict(generation.account)
-        details["finish_reason"] = generation.finish_reason
-        state = {"abort": "stopped"}.get(generation.finish_reason or "", "done")
-        with self._database.session() as session:
+    def _keep(self, message_id: str, generation: Generation, done: Callable[[], None]) -> None:
+        """Have an answer stored. Where the first try fails it is shown from memory, and tried again behind that."""
+
+        def write(session: Session) -> None:
             message = session.get(Message, message_id)
-            if message is not None:
-                message.text = generation.text.strip()
-                message.state = "failed" if generation.error else state
-                message.error = generation.error.message if generation.error else ""
-                message.details = details
+            if message is not None:  # deleted meanwhile
+                _describe(message, generation)
                 session.add(message)
-        self._writing.pop(message_id, None)
+
+        def tell(error: Exception | None) -> None:
+            if error is None:
+                self._writing.pop(message_id, None)
+                self._unstored.pop(message_id, None)
+            else:
+                self._unstored[message_id] = cause(error)
+            done()
+
+        self._database.writer.submit(write, tell)
+
+    def _turns(self, session: Session, conversation_id: str) -> list[Message]:
+        """The turns of a conversation within a session, in order; what is not stored yet is stored with it."""
+        writing = dict(self._writing)
+        turns = _rows(session, conversation_id)
+        for message in turns:
+            generation = writing.get(message.id)
+            if generation is not None and generation.ended:
+                _describe(message, generation)
+        return turns
+
+
+def alternating(turns: list[Message]) -> list[dict[str, str]]:
+    """Turns as chat templates take them: a question whose answer failed before its first word joins the next one."""
+    messages: list[dict[str, str]] = []
+    for turn in turns:
+        if not turn.text:
+            continue
+        if messages and messages[-1]["role"] == turn.role:
+            messages[-1]["content"] += f"\n\n{turn.text}"
+        else:
+            messages.append({"role": turn.role, "content": turn.text})
+    return messages
+
+
+def _rows(session: Session, conversation_id: str) -> list[Message]:
+    query = select(Message).where(Message.conversation_id == conversation_id).order_by(col(Message.position))
+    return list(session.exec(query).all())
+
+
+def _check_question(text: str) -> None:
+    if not text.strip():
+        raise InvalidInputError("The message is empty.", param="messages")
+    check_text(text, "messages")
+
+
+def _place_answer(session: Session, turns: list[Message]) -> Message:
+    """The row of the answer that follows, in the transaction of its question."""
+    if not turns or turns[-1].role != "user":
+        raise InvalidInputError("There is no question to answer.")
+    session.flush()  # what was deleted gives its place before it is taken
+    answer = Message(
+        conversation_id=turns[-1].conversation_id, position=turns[-1].position + 1, role="assistant", state="writing"
+    )
+    session.add(answer)
+    return answer
+
+
+def _describe(message: Message, generation: Generation) -> None:
+    """Put what a generation wrote into its message."""
+    details: dict[str, Any] = {"finish_reason": generation.finish_reason}
+    if generation.citations:
+        details["citations"] = list(generation.citations)
+    if generation.cache_mark is not None:
+        details["answer_cache"] = generation.cache_mark.as_dict()
+    if generation.account is not None:
+        details["account"] = asdict(generation.account)
+    if generation.left_out:
+        details["left_out"] = generation.left_out
+    if generation.request.notice:
+        details["notice"] = generation.request.notice
+    message.text = generation.text.strip()
+    message.state = "failed" if generation.error else {"abort": "stopped"}.get(generation.finish_reason or "", "done")
+    message.error = generation.error.message if generation.error else ""
+    message.details = details

@@ -1,223 +1,57 @@
-"""Generations: each belongs to the backend, is followed by any number of readers, and ends exactly once."""
+"""Starts generations and sees them to their end: an answer given again, a reply, or the engine's tokens as text."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import math
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
+from backend.engine.messages import Failed, Finished, Generate
 from backend.engine.protocol import EngineClient, Event, Token
-from backend.errors import ContextLengthError, InvalidInputError, ModelFailedError, TenfoldError, UnavailableError
+from backend.engine.switches import Switches
+from backend.errors import InvalidInputError, ModelFailedError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache, answer_key, repeatable, scope_key
-from backend.metering.account import Account
-from backend.metering.ledger import Ledger
+from backend.generation.request import Prepared, TextRequest, prepare
+from backend.generation.stream import CacheKind, CacheMark, Generation, Piece, Status
+from backend.generation.waiting import WaitingLine
+from backend.metering.ledger import Asked, Ledger
 from backend.models.text import StreamDecoder, TextModel
-from backend.store.tables import Answer, new_id
+from backend.store.tables import Answer
 
 log = logging.getLogger(__name__)
 
-MAX_STOPS = 16
-DEFAULT_MAX_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class TextRequest:
-    """What to generate: messages for the chat template, plain text, or token ids.
-
-    Attributes:
-        passages: texts within the messages that may come again elsewhere in other prompts.
-        citations: what the messages quote, kept with the answer.
-        question: the one question of a conversation that has no other; another like it may be answered the same.
-        scope: what such a question must have in common with this one.
-        index_version: of the documents that were searched; 0 where none were.
-        fresh: do not give an answer again.
-        reply: what to answer without asking the model.
-    """
-
-    messages: list[dict[str, str]] | None = None
-    text: str | None = None
-    token_ids: list[int] | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int | None = None  # None: as much as fits, up to a sensible default
-    stop: tuple[str, ...] = ()
-    path: str = REALTIME
-    source: str = "api"
-    salt: str = ""
-    passages: tuple[str, ...] = ()
-    citations: tuple[dict[str, Any], ...] = ()
-    question: str = ""
-    scope: str = ""
-    index_version: int = 0
-    fresh: bool = False
-    reply: str | None = None
+WORKERS = 16
+ERRORS: Mapping[str, type[TenfoldError]] = {
+    "invalid": InvalidInputError,
+    "unavailable": UnavailableError,
+    "load_failed": ModelFailedError,
+}
+"""What the engine's kinds of failure are to a caller; any other is a fault of ours."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A token's worth of stream: the text that became certain with it (may be empty), and its log probability."""
+class AnswerPlace:
+    """Where in the answer cache a request's answer belongs: its exact key, and what a like question must share."""
 
-    text: str
-    token_id: int
-    logprob: Logprob | None
-
-
-class Generation:
-    """One answer being written. Read it from any thread, or follow it from a coroutine."""
-
-    def __init__(self, request: TextRequest) -> None:
-        self.id = new_id()
-        self.request = request
-        self.created = time.time()
-        self.pieces: list[Piece] = []
-        self.status = "preparing"  # preparing, queued, writing, done, failed
-        self.note = ""  # what is being done while nothing is written yet
-        self.finish_reason: str | None = None
-        self.error: TenfoldError | None = None
-        self.account: Account | None = None
-        self.details: dict[str, Any] = {}
-        self.cancelled = False
-        self._closing = False
-        self._condition = threading.Condition()
-        self._listeners: list[Callable[[], None]] = []
-        self._callbacks: list[Callable[[Generation], None]] = []
-
-    @property
-    def text(self) -> str:
-        """Everything written so far."""
-        return "".join(piece.text for piece in list(self.pieces))
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.status in ("done", "failed")
-
-    def on_end(self, callback: Callable[[Generation], None]) -> None:
-        """Call back once when it has ended; at once if it has."""
-        with self._condition:
-            if not self._closing:
-                self._callbacks.append(callback)
-                return
-        callback(self)
-
-    def update(self, **changes: Any) -> None:
-        """Set attributes and wake every reader. The first ending counts; later ones are ignored.
-
-        What was registered with `on_end` has been done (an answer stored, say) when readers learn of the end.
-        """
-        status = changes.pop("status", self.status)
-        with self._condition:
-            if self._closing:
-                return
-            self._closing = status in ("done", "failed")
-            for name, value in changes.items():
-                setattr(self, name, value)
-            callbacks = list(self._callbacks) if self._closing else []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                log.exception("what follows a generation failed")
-        with self._condition:
-            self.status = status
-            self._wake()
-
-    def push(self, piece: Piece) -> None:
-        """Append a piece and wake every reader."""
-        with self._condition:
-            if self._closing:
-                return
-            self.pieces.append(piece)
-            self.status = "writing"
-            self._wake()
-
-    def _wake(self) -> None:
-        self._condition.notify_all()
-        for listener in self._listeners:
-            listener()
-
-    def follow(self, *, timeout: float | None = None) -> Iterator[Piece]:
-        """Yield pieces as they come, from the beginning, until it ends."""
-        seen = 0
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda at=seen: len(self.pieces) > at or self.ended, timeout)  # type: ignore[misc]
-                fresh = self.pieces[seen:]
-                ended = self.ended
-            seen += len(fresh)
-            yield from fresh
-            if ended and seen >= len(self.pieces):
-                return
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; False on timeout."""
-        with self._condition:
-            return self._condition.wait_for(lambda: self.ended, timeout)
-
-    async def afollow(self) -> AsyncIterator[Piece]:
-        """Yield pieces as they come, from the beginning, until it ends; for the event loop."""
-        loop, wake = asyncio.get_running_loop(), asyncio.Event()
-
-        def listener() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closing
-                loop.call_soon_threadsafe(wake.set)
-
-        with self._condition:
-            self._listeners.append(listener)
-        try:
-            seen = 0
-            while True:
-                wake.clear()
-                fresh, ended = self.pieces[seen:], self.ended
-                seen += len(fresh)
-                for piece in fresh:
-                    yield piece
-                if ended and seen >= len(self.pieces):
-                    return
-                if not fresh:
-                    await wake.wait()
-        finally:
-            with self._condition:
-                self._listeners.remove(listener)
-
-
-def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
-    """Refuse parameters that mean nothing.
-
-    Raises:
-        InvalidInputError: names the parameter and its range.
-    """
-    ranges: dict[str, tuple[float, float]] = {
-        "temperature": (0, 2),
-        "top_p": (0, 1),
-        "min_p": (0, 1),
-        "repetition_penalty": (0.01, 10),
-        "frequency_penalty": (-2, 2),
-        "presence_penalty": (-2, 2),
-        "top_k": (0, 1 << 20),
-        "logprobs": (0, 20),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(sampling, name)
-        if value is None:
-            continue
-        if not math.isfinite(value) or not low <= value <= high:
-            raise InvalidInputError(f"{name} must be between {low:g} and {high:g}, not {value}.", param=name)
-    if sampling.top_p == 0:
-        raise InvalidInputError("top_p must be above 0.", param="top_p")
-    if len(stop) > MAX_STOPS:
-        raise InvalidInputError(f"At most {MAX_STOPS} stop strings are allowed, not {len(stop)}.", param="stop")
+    key: str
+    scope: str
 
 
 class GenerationService:
-    """Starts generations and sees them to their end."""
+    """Everything that is being generated.
+
+    Args:
+        engine: who computes.
+        text: tokenizer and template of the model that serves.
+        ledger: who is told what it cost.
+        answers: answers to give again.
+        model: the name under which the model is served.
+        default_max_tokens: longest answer of a request that does not say.
+        max_waiting: for each path, how many requests may wait for their first token.
+    """
 
     def __init__(
         self,
@@ -226,127 +60,130 @@ class GenerationService:
         ledger: Ledger,
         answers: AnswerCache,
         model: str,
+        *,
+        default_max_tokens: int,
+        max_waiting: Mapping[str, int],
     ) -> None:
         self.engine, self.ledger, self.answers, self.model = engine, ledger, answers, model
-        self._text = text
+        self._text, self._default_max_tokens = text, default_max_tokens
+        self._line = WaitingLine(max_waiting)
         self._active: dict[str, Generation] = {}
-        self._workers = ThreadPoolExecutor(16, thread_name_prefix="prepare")
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
 
     @property
     def active(self) -> dict[str, Generation]:
         """Generations that have not ended, by id."""
         return dict(self._active)
 
-    def prepare(self, request: TextRequest) -> tuple[list[int], SamplingParams, tuple[tuple[int, int], ...]]:
-        """Tokenize and check a request; also says where its passages stand.
+    # ---- a request -----------------------------------------------------------------------------------------------
+
+    def prepare(self, request: TextRequest) -> Prepared:
+        """Render, tokenize and check a request, once; `start` takes what this gives.
 
         Raises:
             InvalidInputError: an empty prompt, tokens outside the vocabulary, parameters out of range.
             ContextLengthError: prompt and answer do not fit.
             UnavailableError: the model is not loaded yet and did not load in time.
         """
-        check_sampling(request.sampling, request.stop)
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidInputError("max_tokens must be at least 1.", param="max_tokens")
+        if request.reply is not None:
+            return Prepared(request, [], request.sampling)
         text = self._text()
-        segments: tuple[tuple[int, int], ...] = ()
-        if request.messages is not None:
-            try:
-                ids, segments = text.encode_chat_with(request.messages, request.passages)
-            except ValueError as error:
-                raise InvalidInputError(str(error), param="messages") from error
-        elif request.text is not None:
-            ids = text.encode(request.text)
-        else:
-            ids = list(request.token_ids or [])
-        if not ids:
-            raise InvalidInputError("The prompt is empty.", param="prompt")
         info = self.engine.known()
-        vocab, context = info.vocab, info.max_model_len
-        wrong = next((i for i in ids if not 0 <= i < vocab), None)
-        if wrong is not None:
-            raise InvalidInputError(f"Token id {wrong} is outside the vocabulary of {vocab} tokens.", param="prompt")
-        room = context - len(ids)
-        if room < 1 or (request.max_tokens or 1) > room:
-            wanted = f" and {request.max_tokens} tokens of answer" if request.max_tokens else ""
-            raise ContextLengthError(
-                f"The prompt of {len(ids)} tokens{wanted} does not fit the context of {context} tokens. "
-                "Shorten the prompt or ask for fewer tokens.",
-                param="messages" if request.messages is not None else "prompt",
-            )
-        most = request.max_tokens or min(room, DEFAULT_MAX_TOKENS)
-        return ids, replace(request.sampling, max_tokens=most), segments
+        return prepare(
+            request, text, vocab=info.vocab, context=info.max_model_len, default_max_tokens=self._default_max_tokens
+        )
 
-    def start(self, request: TextRequest, generation: Generation | None = None) -> Generation:
-        """Check a request and hand it to the engine; returns the generation to follow.
+    def start(self, prepared: Prepared, generation: Generation | None = None) -> Generation:
+        """Hand a prepared request to the engine; returns the generation to follow.
+
+        Args:
+            prepared: what `prepare` gave.
+            generation: the one to write into, where it has readers already.
 
         Raises:
-            TenfoldError: what `prepare` raises; nothing was started then.
+            OverloadedError: too many requests of this path wait already; nothing was started.
         """
+        request = prepared.request
         generation = generation or Generation(request)
-        generation.request = request
         if request.reply is not None:
+            generation.begin(prepared)
             self._reply(generation, request.reply)
             return generation
-        ids, sampling, segments = self.prepare(request)
         switches = self.engine.switches
-        identity = f"{request.salt}:{self.model}:{self.engine.known().fingerprint}:{self._variant()}"
-        key = answer_key(ids, sampling, request.stop, f"{identity}:{request.index_version}")
-        keeps = switches.answer_cache and repeatable(sampling) and sampling.logprobs is None
-        scope = ""
-        if request.question:
-            scope = scope_key(request.scope, request.index_version, asdict(sampling), request.stop, identity)
-        if keeps and not request.fresh and self._again(generation, key, scope):
+        place = self._place(prepared)
+        keeps = switches.answer_cache and repeatable(request.sampling) and request.sampling.logprobs is None
+        if keeps and not request.fresh and self._again(prepared, generation, place):
             return generation
-        decoder = StreamDecoder(self._text(), list(request.stop))
+        self._line.enter(generation.id, request.path)
         self._active[generation.id] = generation
         generation.on_end(self._forget)
-        generation.update(status="queued", note="")
-        tokens: list[int] = []
-
-        def sink(event: Event) -> None:
-            if isinstance(event, Token):
-                if decoder.stopped:
-                    return
-                tokens.append(event.token_id)
-                generation.push(Piece(decoder.push(event.token_id), event.token_id, event.logprob))
-                if decoder.stopped:
-                    self.engine.abort(generation.id)
-            elif isinstance(event, Finished):
-                rest = decoder.finish()
-                if rest:
-                    generation.push(Piece(rest, -1, None))
-                reason = "stop" if decoder.stopped else event.reason
-                account = self.ledger.record(
-                    event.usage,
-                    request_id=generation.id,
-                    source=request.source,
-                    path=request.path,
-                    model=self.model,
-                    outcome=reason,
-                    switches=switches.as_dict(),
-                )
-                generation.update(status="done", finish_reason=reason, account=account)
-                if keeps and reason in ("stop", "length"):
-                    answer = Answer(
-                        key=key, scope=scope, question=request.question, token_ids=tokens, finish_reason=reason,
-                        citations=list(request.citations), prompt_tokens=len(ids),
-                        compute_seconds=event.usage.compute_seconds,
-                    )  # fmt: skip
-                    self._later(lambda: self.answers.put(answer))
-            elif isinstance(event, Failed):
-                kinds = {"invalid": InvalidInputError, "load_failed": ModelFailedError}
-                generation.update(status="failed", error=kinds.get(event.kind, UnavailableError)(event.error))
-
+        generation.begin(prepared)
         if generation.cancelled:
-            generation.update(status="done", finish_reason="abort")
+            generation.finish("abort")
             return generation
+        decoder = StreamDecoder(self._text(), list(request.stop))
+        sink = _Sink(self, prepared, generation, decoder, place if keeps else None, switches)
         self.engine.generate(
-            Generate(generation.id, ids, sampling, request.path, request.salt, time.monotonic(), segments), sink
-        )
+            Generate(
+                generation.id, prepared.token_ids, prepared.sampling, request.path, request.salt, time.monotonic(),
+                prepared.segments,
+            ),
+            sink,
+        )  # fmt: skip
         if generation.cancelled:  # cancelled between the check and the submission
             self.engine.abort(generation.id)
         return generation
+
+    def start_in_background(self, generation: Generation, make: Callable[[], TextRequest]) -> None:
+        """Make the request in a worker (retrieval, waiting for the model), then start; errors end the generation."""
+        self._active[generation.id] = generation
+        generation.on_end(self._forget)
+
+        def work() -> None:
+            try:
+                prepared = self.prepare(make())
+                if generation.cancelled:
+                    generation.finish("abort")
+                    return
+                self.start(prepared, generation)
+            except InvalidInputError as error:
+                generation.fail(error)
+            except Exception as error:
+                known = error if isinstance(error, TenfoldError) else TenfoldError(f"Something went wrong: {error}")
+                if known is not error:
+                    log.exception("a request could not be prepared")
+                self.failed(generation, 0, known)
+
+        try:
+            self._workers.submit(work)
+        except RuntimeError:
+            generation.fail(UnavailableError("The server is stopping."))
+
+    def cancel(self, generation: Generation) -> None:
+        """Stop a generation wherever it is; what is written stays."""
+        generation.cancelled = True
+        if generation.status is Status.PREPARING:
+            generation.finish("abort")
+        else:
+            self.engine.abort(generation.id)
+
+    def close(self) -> None:
+        """Cancel what runs and end the workers."""
+        for generation in self.active.values():
+            self.cancel(generation)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    # ---- answers that need no engine -----------------------------------------------------------------------------
+
+    def _place(self, prepared: Prepared) -> AnswerPlace:
+        request = prepared.request
+        identity = f"{request.salt}:{self.model}:{self.engine.known().fingerprint}:{self._variant()}"
+        key = answer_key(prepared.token_ids, prepared.sampling, request.stop, f"{identity}:{request.index_version}")
+        if not request.question:
+            return AnswerPlace(key, "")
+        return AnswerPlace(
+            key, scope_key(request.scope, request.index_version, asdict(prepared.sampling), request.stop, identity)
+        )
 
     def _variant(self) -> str:
         """What of the switches changes an answer's tokens."""
@@ -356,20 +193,22 @@ class GenerationService:
         inexact = (s.kv_cache, sparse, s.chunk_reuse and s.chunk_recompute_percent)
         return f"{applied.variant if applied else ''}:{inexact}"
 
-    def _again(self, generation: Generation, key: str, scope: str) -> bool:
+    def _again(self, prepared: Prepared, generation: Generation, place: AnswerPlace) -> bool:
         """Give a stored answer, if there is one."""
-        request, switches = generation.request, self.engine.switches
-        answer, details = self.answers.get(key), {"kind": "exact"}
-        if answer is None and switches.semantic_cache and scope:
-            found = self.answers.like(request.question, scope, switches.semantic_threshold_percent / 100)
+        request, switches = prepared.request, self.engine.switches
+        answer, mark = self.answers.get(place.key), CacheMark(CacheKind.EXACT)
+        if answer is None and switches.semantic_cache and place.scope:
+            found = self.answers.like(
+                request.question, place.scope, switches.semantic_threshold_percent / 100,
+                source=request.source, path=request.path,
+            )  # fmt: skip
             if found is not None:
                 answer = found[0]
-                details = {"kind": "semantic", "question": answer.question, "similarity": f"{found[1]:.3f}"}
+                mark = CacheMark(CacheKind.SEMANTIC, answer.question, found[1])
         if answer is None:
             return False
-        generation.details["answer_cache"] = details
-        if details["kind"] == "semantic":
-            generation.details["citations"] = answer.citations
+        generation.begin(prepared)
+        generation.mark_cached(mark, answer.citations if mark.kind is CacheKind.SEMANTIC else list(request.citations))
         decoder = StreamDecoder(self._text(), list(request.stop))
         for token in answer.token_ids:
             if not decoder.stopped:
@@ -377,61 +216,101 @@ class GenerationService:
         rest = decoder.finish()
         if rest:
             generation.push(Piece(rest, -1, None))
-        account = self.ledger.record_answer(
-            answer, request_id=generation.id, source=request.source, path=request.path, model=self.model,
-            latency=time.time() - generation.created,
-        )  # fmt: skip
-        generation.update(status="done", finish_reason=answer.finish_reason, account=account)
+        account = self.ledger.record_answer(self.asked(generation), answer, latency=generation.latency)
+        generation.finish(answer.finish_reason, account)
         return True
 
-    @staticmethod
-    def _reply(generation: Generation, text: str) -> None:
+    def _reply(self, generation: Generation, text: str) -> None:
         generation.push(Piece(text, -1, None))
-        generation.update(status="done", finish_reason="stop")
+        generation.finish("stop", self.ledger.record_reply(self.asked(generation), latency=generation.latency))
 
-    def _later(self, work: Callable[[], None]) -> None:
-        def guarded() -> None:
+    # ---- what the sink calls -------------------------------------------------------------------------------------
+
+    def asked(self, generation: Generation) -> Asked:
+        """The request as the ledger names it."""
+        return Asked(generation.id, generation.request.source, generation.request.path, self.model)
+
+    def answering(self, generation: Generation) -> None:
+        """Its first token is there, so it waits no longer."""
+        self._line.leave(generation.id, generation.request.path)
+
+    def failed(self, generation: Generation, prompt_tokens: int, error: TenfoldError) -> None:
+        """End a generation with an error, which is a row and a count like any other ending."""
+        self.ledger.record_failure(self.asked(generation), prompt_tokens=prompt_tokens, latency=generation.latency)
+        generation.fail(error)
+
+    def keep(self, answer: Answer, request: TextRequest, *, comparable: bool) -> None:
+        """Keep an answer to give it again, without holding anybody up."""
+
+        def put() -> None:
             try:
-                work()
+                self.answers.put(answer, comparable=comparable, source=request.source, path=request.path)
             except Exception:
                 log.exception("an answer could not be kept")
 
+        if not comparable:
+            put()
+            return
         with contextlib.suppress(RuntimeError):  # the server is stopping
-            self._workers.submit(guarded)
-
-    def start_in_background(self, generation: Generation, prepare: Callable[[], TextRequest]) -> None:
-        """Make the request in a worker (retrieval, waiting for the model), then start; errors end the generation."""
-        self._active[generation.id] = generation
-        generation.on_end(self._forget)
-
-        def work() -> None:
-            try:
-                request = prepare()
-                if generation.cancelled:
-                    generation.update(status="done", finish_reason="abort")
-                    return
-                self.start(request, generation)
-            except TenfoldError as error:
-                generation.update(status="failed", error=error)
-            except Exception as error:
-                log.exception("a request could not be prepared")
-                generation.update(status="failed", error=TenfoldError(f"Something went wrong: {error}"))
-
-        self._workers.submit(work)
+            self._workers.submit(put)
 
     def _forget(self, generation: Generation) -> None:
         self._active.pop(generation.id, None)
+        self._line.leave(generation.id, generation.request.path)
 
-    def cancel(self, generation: Generation) -> None:
-        """Stop a generation wherever it is; what is written stays."""
-        generation.cancelled = True
-        if generation.status == "preparing":
-            generation.update(status="done", finish_reason="abort")
+
+class _Sink:
+    """Takes one request's events to its readers. Called from the thread that reads the engine: it never blocks."""
+
+    def __init__(
+        self,
+        service: GenerationService,
+        prepared: Prepared,
+        generation: Generation,
+        decoder: StreamDecoder,
+        place: AnswerPlace | None,
+        switches: Switches,
+    ) -> None:
+        self._service, self._prepared, self._generation = service, prepared, generation
+        self._decoder, self._place, self._switches = decoder, place, switches
+        self._tokens: list[int] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Token):
+            self._token(event)
+        elif isinstance(event, Finished):
+            self._finished(event)
         else:
-            self.engine.abort(generation.id)
+            self._failed(event)
 
-    def close(self) -> None:
-        """Cancel what runs and end the workers."""
-        for generation in self.active.values():
-            self.cancel(generation)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+    def _token(self, event: Token) -> None:
+        if self._decoder.stopped:
+            return
+        if not self._tokens:
+            self._service.answering(self._generation)
+        self._tokens.append(event.token_id)
+        self._generation.push(Piece(self._decoder.push(event.token_id), event.token_id, event.logprob))
+        if self._decoder.stopped:
+            self._service.engine.abort(self._generation.id)
+
+    def _finished(self, event: Finished) -> None:
+        rest = self._decoder.finish()
+        if rest:
+            self._generation.push(Piece(rest, -1, None))
+        reason = "stop" if self._decoder.stopped else event.reason
+        account = self._service.ledger.record(
+            self._service.asked(self._generation), event.usage, outcome=reason, switches=self._switches.as_dict()
+        )
+        self._generation.finish(reason, account)
+        if self._place is not None and reason in ("stop", "length"):
+            request = self._prepared.request
+            answer = Answer(
+                key=self._place.key, scope=self._place.scope, question=request.question, token_ids=self._tokens,
+                finish_reason=reason, citations=list(request.citations), prompt_tokens=len(self._prepared.token_ids),
+                compute_seconds=event.usage.compute_seconds,
+            )  # fmt: skip
+            self._service.keep(answer, request, comparable=self._switches.semantic_cache)
+
+    def _failed(self, event: Failed) -> None:
+        error = ERRORS.get(event.kind, TenfoldError)(event.error)
+        self._service.failed(self._generation, len(self._prepared.token_ids), error)

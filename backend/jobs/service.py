@@ -18,7 +18,9 @@ from sqlmodel import col, func, select
 from backend.engine.messages import BATCH, SamplingParams
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError
 from backend.generation.conversations import grounded_request
-from backend.generation.service import Generation, GenerationService, TextRequest, check_sampling
+from backend.generation.request import TextRequest, check_sampling
+from backend.generation.service import GenerationService
+from backend.generation.stream import Generation
 from backend.jobs.schedule import crontab
 from backend.knowledge.grounding import Grounding
 from backend.store.database import Database
@@ -302,7 +304,7 @@ class Jobs:
         else:
             system = [{"role": "system", "content": job.system}] if job.system.strip() else []
             request = TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)
-        generation = self._generations.start(request)
+        generation = self._generations.start(self._generations.prepare(request))
         while not generation.wait(0.25):
             if ended():
                 self._generations.cancel(generation)

@@ -5,31 +5,28 @@ A vector's key covers everything that determines it: normalized text, model, wei
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sqlalchemy import delete, insert, update
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 from tokenizers import Tokenizer
 
 from backend.engine.messages import REALTIME
 from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
-from backend.metering.ledger import Ledger
+from backend.metering.ledger import Asked, Ledger
 from backend.store.database import Database
-from backend.store.tables import Chunk, Embedding
-
-log = logging.getLogger(__name__)
+from backend.store.tables import Chunk, Embedding, new_id
 
 STEP = 64
 """Texts of one message to the engine."""
@@ -66,13 +63,6 @@ class EmbeddingService:
         self.model = model
         self._flights: dict[str, Future[np.ndarray]] = {}
         self._lock = threading.Lock()
-        self._hits: Counter[str] = Counter()  # not written down yet
-        self._counter = ThreadPoolExecutor(1, thread_name_prefix="embedding-hits")
-
-    def close(self) -> None:
-        """Write down what is only in memory."""
-        self._counter.shutdown()
-        self._write_hits()
 
     @property
     def fingerprint(self) -> str:
@@ -120,13 +110,27 @@ class EmbeddingService:
             raise self._engine.state.error()
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
-        if not self._engine.switches.embedding_cache:
-            vectors, seconds = self._answer(self._ask(token_ids, path))
-            self._ledger.record_embedding(
-                source=source, model=self.model, texts=len(texts), computed_tokens=tokens, reused_tokens=0,
-                seconds=seconds,
-            )
-            return Embedded(vectors, len(texts), 0, tokens)
+        asked, started = Asked(new_id(), source, path, self.model), time.monotonic()
+        record = partial(self._ledger.record_embedding, asked)
+        try:
+            if self._engine.switches.embedding_cache:
+                vectors, computed, fresh, seconds = self._reuse(texts, token_ids, path, progress)
+            else:
+                vectors, seconds = self._answer(self._ask(token_ids, path))
+                computed, fresh = len(texts), tokens
+        except UnavailableError:
+            record(computed_tokens=0, reused_tokens=0, seconds=0.0, latency=time.monotonic() - started, failed=True)
+            raise
+        record(
+            computed_tokens=fresh, reused_tokens=tokens - fresh, seconds=seconds, latency=time.monotonic() - started,
+            failed=False,
+        )  # fmt: skip
+        return Embedded(vectors, computed, len(texts) - computed, tokens)
+
+    def _reuse(
+        self, texts: list[str], token_ids: list[list[int]], path: str, progress: Callable[[int, int], None] | None
+    ) -> tuple[np.ndarray, int, int, float]:
+        """Vectors of texts, known or computed: (vectors, texts and tokens that were computed, the model's seconds)."""
         keys = [self.key(text) for text in texts]
         found = self._lookup(list(dict.fromkeys(keys)))
         missing: dict[str, list[int]] = {}  # key → token ids, once each
@@ -134,13 +138,10 @@ class EmbeddingService:
             if key not in found and key not in missing:
                 missing[key] = ids
         computed, seconds, fresh = self._fill(missing, found, path, progress, len(texts))
-        self._count_hits([key for key in keys if key not in computed])
-        reused_tokens = tokens - sum(len(missing[key]) for key in computed)
-        self._ledger.record_embedding(
-            source=source, model=self.model, texts=len(texts), computed_tokens=fresh, reused_tokens=reused_tokens,
-            seconds=seconds,
-        )
-        return Embedded(np.stack([found[key] for key in keys]), len(computed), len(texts) - len(computed), tokens)
+        hits = [key for key in keys if key not in computed]
+        if hits:
+            self._database.writer.submit(lambda session: _count_hits(session, hits))
+        return np.stack([found[key] for key in keys]), len(computed), fresh, seconds
 
     def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
         limit = self._engine.known().embedding_max_tokens or 0
@@ -287,32 +288,6 @@ class EmbeddingService:
             with self._database.session() as session:
                 session.connection().execute(insert(Embedding), rows)
 
-    def _count_hits(self, keys: list[str]) -> None:
-        """Note that vectors were used again; written down in the background, so that nobody waits for a figure."""
-        with self._lock:
-            waiting = bool(self._hits)
-            self._hits.update(keys)
-        if keys and not waiting:
-            with contextlib.suppress(RuntimeError):  # closed: what is noted now is not written any more
-                self._counter.submit(self._write_hits)
-
-    def _write_hits(self) -> None:
-        with self._lock:
-            hits, self._hits = self._hits, Counter()
-        by_count: dict[int, list[str]] = {}
-        for key, count in hits.items():
-            by_count.setdefault(count, []).append(key)
-        try:
-            with self._database.session() as session:
-                for count, keys in by_count.items():
-                    for start in range(0, len(keys), LOOKUP):
-                        part = col(Embedding.key).in_(keys[start : start + LOOKUP])
-                        session.connection().execute(
-                            update(Embedding).where(part).values(hits=col(Embedding.hits) + count)
-                        )
-        except Exception:
-            log.exception("%d uses of kept vectors were not counted", hits.total())
-
     def forget_unused(self) -> int:
         """Delete vectors that no kept text of a document has under the model now loaded; returns how many.
 
@@ -335,7 +310,7 @@ class EmbeddingService:
 
     def statistics(self) -> dict[str, Any]:
         """Entries, hits, tokens not computed again and bytes of the cache."""
-        self._write_hits()
+        self._database.writer.flush()
         with self._database.session() as session:
             count, hits, saved, size = session.exec(
                 select(
@@ -369,3 +344,13 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _count_hits(session: Session, keys: list[str]) -> None:
+    by_count: dict[int, list[str]] = {}
+    for key, count in Counter(keys).items():
+        by_count.setdefault(count, []).append(key)
+    for count, some in by_count.items():
+        for start in range(0, len(some), LOOKUP):
+            part = col(Embedding.key).in_(some[start : start + LOOKUP])
+            session.connection().execute(update(Embedding).where(part).values(hits=col(Embedding.hits) + count))

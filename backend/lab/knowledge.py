@@ -76,7 +76,7 @@ def ask(runtime: Runtime, question: str) -> None:
     request = grounded_request(
         grounding, sampling=SamplingParams(temperature=0.0), max_tokens=1, source="lab", question=question
     )
-    runtime.generations.start(request).wait(120)
+    runtime.generations.start(runtime.generations.prepare(request)).wait(120)
 
 
 def twice(runtime: Runtime) -> None:

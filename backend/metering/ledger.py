@@ -1,49 +1,72 @@
-"""The ledger: one row per request that reached a model, and the sums the dashboard shows.
+"""The ledger: one row per request that reached a model, failed ones too, and the sums the dashboard shows.
 
 A request's cost is its share of the engine's step times × the machine's price per hour. Saved is what the prompt
-tokens found in the cache would have cost at the rate measured on this machine; it is shown apart, never subtracted.
+tokens found in the cache would have cost to read, at the rate at which this machine read prompts last; it is shown
+apart, never subtracted.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func
-from sqlmodel import col, select
+from sqlalchemy import case, func, insert
+from sqlmodel import Session, col, select
 
 from backend.engine.messages import Usage as EngineUsage
 from backend.metering.account import Account
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
+from backend.metering.rate import TokenRate
 from backend.store.database import Database
 from backend.store.tables import Answer, Usage
 
-log = logging.getLogger(__name__)
+LEAST_READ = 32
+"""Tokens of a prompt from which its reading says something of the rate; below, it is mostly the step around them."""
+RECALLED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which request a row is of: id, who sent it ("console", "api", "job", "lab"), path and name of the model."""
+
+    request_id: str
+    source: str
+    path: str
+    model: str
 
 
 class Ledger:
-    """Writes usage rows from a thread of its own, so that no stream waits for the disk."""
+    """Keeps the account of every request; rows are written in the background, so that no stream waits for the disk."""
 
     def __init__(self, database: Database, prices: Prices, metrics: Metrics) -> None:
         self._database, self._prices, self._metrics = database, prices, metrics
-        self._rows: queue.SimpleQueue[Usage | threading.Event | None] = queue.SimpleQueue()
-        self._prefill_rate = 0.0  # seconds per computed prompt token, smoothed over requests
-        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
-        self._thread.start()
+        self._prefill = TokenRate(least=LEAST_READ)
+        self._embedding = TokenRate()
+        self._recall()
+
+    def _recall(self) -> None:
+        """The embedding rate from the latest rows, so that plans have one right after a start."""
+        with self._database.session() as session:
+            latest = (
+                select(Usage.compute_seconds, Usage.prompt_tokens - Usage.cached_tokens)
+                .where(Usage.kind == "embed")
+                .order_by(col(Usage.finished).desc())
+                .limit(RECALLED)
+            )
+            for seconds, tokens in reversed(session.exec(latest).all()):
+                self._embedding.learn(seconds, tokens)
+
+    # ---- writing -------------------------------------------------------------------------------------------------
 
     def account(self, usage: EngineUsage) -> Account:
         """Turn the engine's usage of one request into times, cost and savings."""
         latency = usage.finished - usage.arrival
         ttft = usage.first_token - usage.arrival if usage.first_token else None
         tpot = (latency - ttft) / (usage.output_tokens - 1) if ttft is not None and usage.output_tokens > 1 else None
-        computed = usage.prompt_tokens - usage.cached_tokens + max(usage.output_tokens - 1, 0)
-        if computed > 0 and usage.compute_seconds > 0:
-            rate = usage.compute_seconds / computed
-            self._prefill_rate = rate if not self._prefill_rate else 0.9 * self._prefill_rate + 0.1 * rate
+        if usage.first_token:  # otherwise nobody knows how far the reading had come
+            self._prefill.learn(usage.prefill_seconds, usage.prompt_tokens - usage.cached_tokens)
         per_second = self._prices.current.per_hour / 3600
         return Account(
             ttft=ttft,
@@ -55,133 +78,101 @@ class Ledger:
             output_tokens=usage.output_tokens,
             compute_seconds=usage.compute_seconds,
             cost=usage.compute_seconds * per_second,
-            saved=usage.cached_tokens * self._prefill_rate * per_second,
+            saved=usage.cached_tokens * self._prefill.seconds_per_token * per_second,
         )
 
-    def record(
-        self,
-        usage: EngineUsage,
-        *,
-        request_id: str,
-        source: str,
-        path: str,
-        model: str,
-        outcome: str,
-        switches: dict[str, Any],
-    ) -> Account:
-        """Write a generation into the ledger; returns its account at once."""
+    def record(self, asked: Asked, usage: EngineUsage, *, outcome: str, switches: dict[str, Any]) -> Account:
+        """Write a generation into the ledger; returns its account at once.
+
+        Args:
+            asked: which request.
+            usage: what the engine says it took.
+            outcome: "stop", "length" or "abort".
+            switches: in force when it was started.
+        """
         account = self.account(usage)
-        self._metrics.observe(account, source=source, model=model, outcome=outcome)
-        now = time.time()
-        self._rows.put(
-            Usage(
-                request_id=request_id,
-                source=source,
-                path=path,
-                model=model,
-                variant=usage.variant,
-                outcome=outcome,
-                arrived=now - account.latency,
-                finished=now,
-                queue_seconds=max(usage.scheduled - usage.arrival, 0.0) if usage.scheduled else account.latency,
-                ttft=account.ttft,
-                latency=account.latency,
-                tpot=account.tpot,
-                prompt_tokens=account.prompt_tokens,
-                cached_tokens=account.cached_tokens,
-                output_tokens=account.output_tokens,
-                compute_seconds=account.compute_seconds,
-                price_per_hour=self._prices.current.per_hour,
-                cost=account.cost,
-                saved=account.saved,
-                switches=switches,
-            )
-        )
+        self._put(
+            asked, account, outcome=outcome, finished_reason=outcome, variant=usage.variant,
+            queue_seconds=usage.queue_seconds, switches=switches,
+        )  # fmt: skip
         return account
 
-    def record_answer(
-        self, answer: Answer, *, request_id: str, source: str, path: str, model: str, latency: float
-    ) -> Account:
+    def record_answer(self, asked: Asked, answer: Answer, *, latency: float) -> Account:
         """Write an answer that was given again: nothing computed, and what it took the first time saved."""
-        per_second = self._prices.current.per_hour / 3600
-        output = len(answer.token_ids)
         account = Account(
             ttft=latency, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=answer.prompt_tokens,
-            cached_tokens=answer.prompt_tokens, output_tokens=output, compute_seconds=0.0, cost=0.0,
-            saved=answer.compute_seconds * per_second,
+            cached_tokens=answer.prompt_tokens, output_tokens=len(answer.token_ids), compute_seconds=0.0, cost=0.0,
+            saved=answer.compute_seconds * self._prices.current.per_hour / 3600,
         )  # fmt: skip
-        self._metrics.observe(account, source=source, model=model, outcome="cached")
-        now = time.time()
-        self._rows.put(
-            Usage(
-                request_id=request_id, source=source, path=path, model=model, outcome="cached", arrived=now - latency,
-                finished=now, ttft=latency, latency=latency, prompt_tokens=answer.prompt_tokens,
-                cached_tokens=answer.prompt_tokens, output_tokens=output,
-                price_per_hour=self._prices.current.per_hour, saved=account.saved,
-            )
-        )
+        self._put(asked, account, outcome="cached", finished_reason=answer.finish_reason)
         return account
 
+    def record_reply(self, asked: Asked, *, latency: float) -> Account:
+        """Write a request that was answered without the model."""
+        account = _nothing_computed(0, latency)
+        self._put(asked, account, outcome="reply", finished_reason="stop")
+        return account
+
+    def record_failure(self, asked: Asked, *, prompt_tokens: int, latency: float) -> None:
+        """Write a request that ended in an error. What it computed until then nobody reported."""
+        account = _nothing_computed(prompt_tokens, latency)
+        self._put(asked, account, outcome="error", finished_reason="error", queue_seconds=0.0)
+
     def record_embedding(
-        self, *, source: str, model: str, texts: int, computed_tokens: int, reused_tokens: int, seconds: float
+        self, asked: Asked, *, computed_tokens: int, reused_tokens: int, seconds: float, latency: float, failed: bool
     ) -> None:
-        """Write an embedding call: `seconds` of the model for `computed_tokens`, and the tokens it did not compute."""
+        """Write an embedding call.
+
+        Args:
+            asked: which request.
+            computed_tokens: that went through the model.
+            reused_tokens: whose vectors were known.
+            seconds: of the model.
+            latency: of the whole call.
+            failed: it ended in an error.
+        """
+        self._embedding.learn(seconds, computed_tokens)
         per_second = self._prices.current.per_hour / 3600
-        rate = seconds / computed_tokens if computed_tokens else self.embedding_rate()
-        now = time.time()
-        self._rows.put(
-            Usage(
-                request_id=f"embed-{texts}",
-                source=source,
-                kind="embed",
-                model=model,
-                outcome="stop",
-                arrived=now - seconds,
-                finished=now,
-                latency=seconds,
-                prompt_tokens=computed_tokens + reused_tokens,
-                cached_tokens=reused_tokens,
-                compute_seconds=seconds,
-                price_per_hour=self._prices.current.per_hour,
-                cost=seconds * per_second,
-                saved=reused_tokens * rate * per_second,
-            )
-        )
+        account = Account(
+            ttft=None, latency=latency, tpot=None, tokens_per_second=None,
+            prompt_tokens=computed_tokens + reused_tokens, cached_tokens=reused_tokens, output_tokens=0,
+            compute_seconds=seconds, cost=seconds * per_second,
+            saved=reused_tokens * self.embedding_rate() * per_second,
+        )  # fmt: skip
+        self._put(asked, account, outcome="error" if failed else "stop", finished_reason=None, kind="embed")
 
     def embedding_rate(self) -> float:
-        """Seconds that an embedded token took on this machine so far."""
-        with self._database.session() as session:
-            seconds, tokens = session.exec(
-                select(func.sum(Usage.compute_seconds), func.sum(Usage.prompt_tokens - Usage.cached_tokens)).where(
-                    Usage.kind == "embed"
-                )
-            ).one()
-        return float(seconds or 0) / float(tokens) if tokens else 0.0
+        """Seconds that an embedded token takes on this machine, over the latest; 0 before the first."""
+        return self._embedding.seconds_per_token
 
-    def _write(self) -> None:
-        while True:
-            row = self._rows.get()
-            if row is None:
-                return
-            if isinstance(row, threading.Event):
-                row.set()
-                continue
-            try:
-                with self._database.session() as session:
-                    session.add(row)
-            except Exception:
-                log.exception("a usage row could not be written")
+    def _put(
+        self,
+        asked: Asked,
+        account: Account,
+        *,
+        outcome: str,
+        finished_reason: str | None,
+        kind: str = "generate",
+        variant: str = "",
+        queue_seconds: float = 0.0,
+        switches: dict[str, Any] | None = None,
+    ) -> None:
+        self._metrics.observe(account, source=asked.source, model=asked.model, finished_reason=finished_reason)
+        now = time.time()
+        row = {
+            "request_id": asked.request_id, "source": asked.source, "path": asked.path, "model": asked.model,
+            "kind": kind, "variant": variant, "outcome": outcome, "arrived": now - account.latency, "finished": now,
+            "queue_seconds": queue_seconds, "ttft": account.ttft, "latency": account.latency, "tpot": account.tpot,
+            "prompt_tokens": account.prompt_tokens, "cached_tokens": account.cached_tokens,
+            "output_tokens": account.output_tokens, "compute_seconds": account.compute_seconds,
+            "price_per_hour": self._prices.current.per_hour, "cost": account.cost, "saved": account.saved,
+            "switches": switches or {},
+        }  # fmt: skip
+        self._database.writer.submit(lambda session: _insert(session, row))
 
-    def flush(self, timeout: float = 10.0) -> None:
-        """Wait until everything recorded so far is stored."""
-        done = threading.Event()
-        self._rows.put(done)
-        done.wait(timeout)
-
-    def close(self) -> None:
-        """Store what is left and end the thread."""
-        self._rows.put(None)
-        self._thread.join(10)
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything recorded so far is stored; False where it is not within `timeout` seconds."""
+        return self._database.writer.flush(timeout)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -193,20 +184,38 @@ class Ledger:
             return list(session.exec(query).all())
 
     def totals(self) -> dict[str, float]:
-        """Sums over everything recorded: requests, tokens, seconds of compute, cost, saved."""
+        """Sums over everything recorded: requests, tokens, seconds of compute, cost, saved.
+
+        The three caches apart: `cached_tokens` were found in the prefix cache, `repeated_tokens` belong to answers that
+        were given again, `reused_tokens` to vectors that were known. `prompt_tokens` went to the language model.
+        """
+        generated = (Usage.kind == "generate") & (Usage.outcome != "cached")
+        sums: dict[str, Any] = {
+            "requests": func.count(col(Usage.id)),
+            "prompt_tokens": _sum_where(generated, Usage.prompt_tokens),
+            "cached_tokens": _sum_where(generated, Usage.cached_tokens),
+            "repeated_tokens": _sum_where(Usage.outcome == "cached", Usage.prompt_tokens),
+            "reused_tokens": _sum_where(Usage.kind == "embed", Usage.cached_tokens),
+            "output_tokens": func.coalesce(func.sum(Usage.output_tokens), 0),
+            "compute_seconds": func.coalesce(func.sum(Usage.compute_seconds), 0.0),
+            "cost": func.coalesce(func.sum(Usage.cost), 0.0),
+            "saved": func.coalesce(func.sum(Usage.saved), 0.0),
+        }
         with self._database.session() as session:
-            row = session.exec(
-                select(  # type: ignore[call-overload]
-                    func.count(col(Usage.id)),
-                    func.coalesce(func.sum(Usage.prompt_tokens), 0),
-                    func.coalesce(func.sum(Usage.cached_tokens), 0),
-                    func.coalesce(func.sum(Usage.output_tokens), 0),
-                    func.coalesce(func.sum(Usage.compute_seconds), 0.0),
-                    func.coalesce(func.sum(Usage.cost), 0.0),
-                    func.coalesce(func.sum(Usage.saved), 0.0),
-                )
-            ).one()
-        names = ("requests", "prompt_tokens", "cached_tokens", "output_tokens", "compute_seconds", "cost", "saved")
-        return {name: float(value) for name, value in zip(names, row, strict=True)}
+            row = session.exec(select(*sums.values())).one()
+        return {name: float(value) for name, value in zip(sums, row, strict=True)}
 
 
+def _sum_where(condition: Any, value: Any) -> Any:
+    return func.coalesce(func.sum(case((condition, value), else_=0)), 0)
+
+
+def _insert(session: Session, row: dict[str, Any]) -> None:
+    session.connection().execute(insert(Usage), [row])
+
+
+def _nothing_computed(prompt_tokens: int, latency: float) -> Account:
+    return Account(
+        ttft=None, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=prompt_tokens, cached_tokens=0,
+        output_tokens=0, compute_seconds=0.0, cost=0.0, saved=0.0,
+    )  # fmt: skip

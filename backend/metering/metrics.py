@@ -40,17 +40,28 @@ class Metrics:
         )
         self.registry.register(_EngineCollector(engine))
 
-    def observe(self, account: Account, *, source: str, model: str, outcome: str) -> None:
-        """Count one finished generation."""
+    def observe(self, account: Account, *, source: str, model: str, finished_reason: str | None) -> None:
+        """Count one request that ended.
+
+        Args:
+            account: its times and money.
+            source: who sent it.
+            model: which model it asked.
+            finished_reason: as vLLM has it: "stop", "length", "abort" or "error"; None for an embedding.
+        """
         labels = {"source": source, "model": model}
+        self._cost.labels(**labels).inc(account.cost)
+        self._saved.labels(**labels).inc(account.saved)
+        if finished_reason is None:
+            return
+        self._outcomes.labels(finished_reason=finished_reason).inc()
+        if finished_reason == "error":  # how soon it failed says nothing of how long people wait
+            return
         if account.ttft is not None:
             self._ttft.labels(**labels).observe(account.ttft)
         if account.tpot is not None:
             self._tpot.labels(**labels).observe(account.tpot)
         self._duration.labels(**labels).observe(account.latency)
-        self._cost.labels(**labels).inc(account.cost)
-        self._saved.labels(**labels).inc(account.saved)
-        self._outcomes.labels(finished_reason=outcome).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -86,7 +97,8 @@ class _EngineCollector(Collector):
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=float(value()))
         counters = [
-            ("vllm:prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens),
+            ("vllm:prompt_tokens", "Prompt tokens, cached ones too.", stats.prompt_tokens + stats.cached_tokens),
+            ("vllm:prompt_tokens_cached", "Prompt tokens found in a cache.", stats.cached_tokens),
             ("vllm:generation_tokens", "Tokens generated.", stats.output_tokens),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", stats.cached_tokens),
             ("vllm:prefix_cache_queries", "Prompt tokens asked for.", stats.prompt_tokens + stats.cached_tokens),

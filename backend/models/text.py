@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +58,8 @@ class TextModel:
             self._template = environment.from_string(source or FALLBACK_TEMPLATE)
         except TemplateError as error:
             raise BadModelError(f"The chat template of {folder} cannot be read: {error}. Correct it there.") from error
+        self._control = _control_pattern(self.tokenizer)
+        self._cut = f"\ue000{secrets.token_hex(8)}\ue001"  # nobody can send what nobody knows
         self._special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -79,15 +83,23 @@ class TextModel:
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, ending where the assistant's answer begins; raises as `render_chat` does."""
-        return self.encode(self.render_chat(messages), special=False)
+        return self.encode_chat_with(messages, ())[0]
 
     def encode_chat_with(
         self, messages: list[dict[str, str]], passages: Sequence[str]
     ) -> tuple[list[int], tuple[tuple[int, int], ...]]:
-        """`encode_chat`, and where each passage stands: [start, end) in tokens that lie wholly within it, in order."""
-        text = self.render_chat(messages)
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        ids: list[int] = encoding.ids
+        """`encode_chat`, and where each passage stands: [start, end) in tokens that lie wholly within it, in order.
+
+        The template's control tokens are control tokens; what looks like one in a message is plain text to the model.
+        """
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        text = ""
+        for piece in self.render_chat([self._harmless(message) for message in messages]).split(self._cut):
+            encoding = self.tokenizer.encode(piece, add_special_tokens=False)
+            ids += encoding.ids
+            spans += [(len(text) + begin, len(text) + end) for begin, end in encoding.offsets]
+            text += piece
         segments: list[tuple[int, int]] = []
         at = token = 0
         for passage in passages:
@@ -95,13 +107,22 @@ class TextModel:
             if begin < 0:
                 continue
             at = begin + len(passage)
-            while token < len(ids) and encoding.offsets[token][0] < begin:
+            while token < len(ids) and spans[token][0] < begin:
                 token += 1
             start = token
-            while token < len(ids) and encoding.offsets[token][1] <= at:
+            while token < len(ids) and spans[token][1] <= at:
                 token += 1
             segments.append((start, token))
         return ids, tuple(segments)
+
+    def _harmless(self, message: dict[str, str]) -> dict[str, str]:
+        """A message whose control tokens are cut in two: each half is tokenized by itself, so none comes about.
+
+        The rest is untouched, and a prompt without any such text is tokenized in one piece.
+        """
+        if self._control is None or not self._control.search(message["content"]):
+            return message
+        return {**message, "content": self._control.sub(lambda found: found[0] + self._cut, message["content"])}
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -179,6 +200,12 @@ class _Generation(Extension):
     def parse(self, parser: Any) -> Any:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _control_pattern(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    """Finds the first character of every control token, also where two overlap."""
+    control = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special and len(t.content) > 1]
+    return re.compile(f"(?=(?:{'|'.join(map(re.escape, control))})).", re.DOTALL) if control else None
 
 
 def _raise(message: str) -> None:

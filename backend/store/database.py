@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlmodel import Session, create_engine
 
 from backend.store.failures import named_failures
+from backend.store.writer import BackgroundWriter
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 
@@ -23,6 +24,9 @@ class Database:
 
     Args:
         url: SQLAlchemy URL. SQLite runs in WAL mode, so readers never wait for a writer.
+
+    Attributes:
+        writer: for what nobody waits for; no stream and no event loop may wait for the disk.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,6 +40,7 @@ class Database:
         self.engine: Engine = create_engine(url, connect_args=arguments)
         if sqlite:
             event.listen(self.engine, "connect", _set_pragmas)
+        self.writer = BackgroundWriter(self.session)
 
     def migrate(self) -> None:
         """Apply every migration that the schema lacks."""
@@ -58,7 +63,8 @@ class Database:
             session.commit()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Store what still waits to be written, and close every connection."""
+        self.writer.close()
         self.engine.dispose()
 
 

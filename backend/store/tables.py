@@ -167,6 +167,7 @@ class Message(SQLModel, table=True):
     """One turn of a chat. `details` holds citations, metrics and settings of an answer."""
 
     __tablename__ = "message"
+    __table_args__ = (Index("uq_message_place", "conversation_id", "position", unique=True),)
     id: str = Field(default_factory=new_id, primary_key=True)
     conversation_id: str = Field(foreign_key="conversation.id", index=True, ondelete="CASCADE")
     position: int
@@ -182,7 +183,10 @@ class Usage(SQLModel, table=True):
     """The ledger: one row per request that reached a model, whoever sent it."""
 
     __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_finished_source", "finished", "source"),)
+    __table_args__ = (
+        Index("ix_usage_finished_source", "finished", "source"),
+        Index("ix_usage_kind_finished", "kind", "finished"),
+    )
     id: int | None = Field(default=None, primary_key=True)
     request_id: str = Field(index=True)
     source: str  # console, api, job, lab
@@ -190,7 +194,7 @@ class Usage(SQLModel, table=True):
     path: str = "realtime"
     model: str = ""
     variant: str = ""
-    outcome: str = ""  # stop, length, abort, failed
+    outcome: str = ""  # stop, length, abort, error; cached (given again), reply (the model was not asked)
     arrived: float
     finished: float
     queue_seconds: float = 0.0

@@ -144,7 +144,7 @@ class FakeCore:
     def finish(self, request_id: str, reason: str) -> None:
         request, made = self.live.pop(request_id)
         now = time.monotonic()
-        usage = Usage(len(request.prompt), 0, made, 0.0, now, now, now, now, "bf16")
+        usage = Usage(len(request.prompt), 0, made, 0.0, 0.0, now, now, now, now, "bf16")
         self.emit(Finished(request_id, reason, usage))
 
     def stats(self, nonce: int) -> Stats:

@@ -12,6 +12,8 @@ import pytest
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
 from backend.generation.conversations import ChatOptions
+from backend.generation.request import TextRequest
+from backend.metering.account import Account
 from backend.runtime import Runtime, close_runtime, open_runtime
 from backend.settings import Settings
 from tests.conftest import until
@@ -71,6 +73,21 @@ def test_an_answer_keeps_its_account(runtime: Runtime) -> None:
     answer(runtime, chat.id, "Hello")
     account = runtime.conversations.messages(chat.id)[-1].details["account"]
     assert account["output_tokens"] > 0 and account["ttft"] > 0 and account["cost"] > 0
+
+
+def test_what_the_prefix_cache_saved_is_about_what_reading_it_took(runtime: Runtime) -> None:
+    def read(prompt: list[int], most: int) -> Account:
+        request = TextRequest(token_ids=prompt, sampling=SamplingParams(ignore_eos=True), max_tokens=most, fresh=True)
+        generation = runtime.generations.start(runtime.generations.prepare(request))
+        assert generation.wait(120) and generation.account is not None
+        return generation.account
+
+    prompt = [1000 + 7 * i % 5000 for i in range(1500)]
+    took = read(prompt, 1).compute_seconds  # the token written comes with the last that is read
+    again = read([*prompt[:1408], *range(2000, 2092)], 100)
+    assert again.cached_tokens >= 1400
+    saved = again.saved / (runtime.prices.current.per_hour / 3600)
+    assert 0.3 < saved / (took * again.cached_tokens / 1500) < 3
 
 
 def test_regenerate_and_edit_replace_what_follows(runtime: Runtime) -> None:

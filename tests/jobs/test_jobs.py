@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.errors import InvalidInputError
-from backend.generation.service import TextRequest
+from backend.generation.request import TextRequest
 from backend.runtime import Runtime, close_runtime, open_runtime
 from backend.settings import Settings
 from tests.conftest import until
@@ -58,7 +58,7 @@ def test_a_prompt_that_cannot_be_served_fails_alone(runtime: Runtime) -> None:
     progress = run_to_the_end(runtime, job.id)
     assert (progress.done, progress.failed) == (3, 1)
     rows = [json.loads(line) for line in runtime.jobs.results(run.id)]
-    assert "does not fit" in rows[1]["error"] and rows[0]["response"] and rows[2]["response"]
+    assert "maximum context length" in rows[1]["error"] and rows[0]["response"] and rows[2]["response"]
 
 
 def test_people_do_not_wait_for_a_job(runtime: Runtime) -> None:
@@ -66,9 +66,8 @@ def test_people_do_not_wait_for_a_job(runtime: Runtime) -> None:
     job = runtime.jobs.create("long", [f"Write about {i}." for i in range(40)], max_tokens=200, temperature=1.0)
     run = runtime.jobs.run(job.id)
     until(lambda: (s := runtime.engine.stats) and s.running >= 4, "four prompts are answered at once")
-    generation = runtime.generations.start(
-        TextRequest(messages=[{"role": "user", "content": "Hello"}], max_tokens=4, source="console")
-    )
+    hello = TextRequest(messages=[{"role": "user", "content": "Hello"}], max_tokens=4, source="console")
+    generation = runtime.generations.start(runtime.generations.prepare(hello))
     assert generation.wait(20)
     assert generation.error is None and next(p for p in runtime.jobs.runs(job.id)).run.state == "running"
     runtime.jobs.cancel(run.id)

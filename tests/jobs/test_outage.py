@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from backend.errors import UnavailableError
-from backend.generation.service import Generation, TextRequest
+from backend.generation.request import Prepared, TextRequest
+from backend.generation.stream import Generation
 from backend.jobs import service
 from backend.jobs.service import Jobs
 from backend.store.database import Database
@@ -22,14 +23,19 @@ class Engine:
 
     away = 12
 
-    def start(self, request: TextRequest) -> Generation:
+    def prepare(self, request: TextRequest) -> Prepared:
+        return Prepared(request, [1], request.sampling)
+
+    def start(self, prepared: Prepared) -> Generation:
+        request = prepared.request
         if self.away:
             self.away -= 1
             raise UnavailableError("The engine is away.")
         if "odd" in request.question:
             raise RuntimeError("surrogates not allowed")
         generation = Generation(request)
-        generation.update(status="done", finish_reason="stop")
+        generation.begin(prepared)
+        generation.finish("stop")
         return generation
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from sqlalchemy import event
 from tokenizers import Tokenizer
 
+from backend.engine.messages import EngineInfo
 from backend.engine.switches import Switches
 from backend.files.blobs import Blobs
 from backend.knowledge.build import Builder
@@ -33,6 +35,7 @@ from backend.settings import Settings
 from backend.store.database import Database
 from backend.store.tables import Document
 from tests.conftest import until
+from tests.engine.fake_engine import INFO
 
 DIMENSION = 16
 
@@ -41,7 +44,9 @@ class MadeUpEngine:
     """The engine's process: vectors by a hash of the tokens; it can be held, and can be away."""
 
     def __init__(self) -> None:
-        self.info = {"embedding_fingerprint": "f" * 32, "embedding_max_tokens": 256, "embedding_dimension": DIMENSION}
+        self.info = replace(
+            INFO, embedding_fingerprint="f" * 32, embedding_max_tokens=256, embedding_dimension=DIMENSION
+        )
         self.switches = Switches()
         self.state = SimpleNamespace(detail="")
         self.calls: list[list[list[int]]] = []
@@ -51,6 +56,9 @@ class MadeUpEngine:
 
     def wait_ready(self, timeout: float) -> bool:
         return True
+
+    def known(self) -> EngineInfo:
+        return self.info
 
     def embed(self, token_ids: list[list[int]], path: str) -> Future[tuple[np.ndarray, float]]:
         self.calls.append(token_ids)
@@ -79,7 +87,7 @@ class Knowledge:
         event.listen(self.database.engine, "connect", _impatient)
         self.database.engine.dispose()
         self.engine = MadeUpEngine()
-        ledger: Any = SimpleNamespace(record_embedding=lambda **_: None)
+        ledger: Any = SimpleNamespace(record_embedding=lambda *_, **__: None)
         engine: Any = self.engine
         self.embeddings = EmbeddingService(engine, lambda: tokenizer, self.database, ledger, "minilm")
         self.index = KnowledgeIndex(self.settings.index_dir, self.database, self.embeddings)
@@ -109,7 +117,6 @@ class Knowledge:
         self.engine.gate.set()
         self.reader.close()
         self.index.close()
-        self.embeddings.close()
         self.database.close()
 
     def upload(self, name: str, text: str, collection: str = "default") -> Document:

@@ -38,6 +38,41 @@ def test_chat_templates_equal_transformers(text: TextModel, chat_folder: Path, m
     assert text.encode_chat(messages) == wanted
 
 
+CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
+def test_ordinary_messages_are_tokenized_in_one_piece_with_their_template(contents: list[str]) -> None:
+    model = _models["chat"]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+    whole = model.tokenizer.encode(model.render_chat(messages), add_special_tokens=False).ids
+    assert model.encode_chat(messages) == whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([*CONTROL, "<|im_", "start|>", "<", " ", "\n", "system\nobey", "ß"]), max_size=8))
+def test_control_tokens_in_a_message_are_plain_text(parts: list[str]) -> None:
+    model = _models["chat"]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x" + "".join(parts) + "x"}]
+    harmless = [messages[0], {"role": "user", "content": "xx"}]
+    control = {model.tokenizer.token_to_id(token) for token in CONTROL}
+    ids = model.encode_chat(messages)
+    assert [i for i in ids if i in control] == [i for i in model.encode_chat(harmless) if i in control]
+    assert model.tokenizer.decode(ids, skip_special_tokens=False) == model.render_chat(messages)
+
+
+def test_a_passage_with_a_control_token_is_found_where_it_stands(text: TextModel) -> None:
+    passages = ["The mill <|im_end|> grinds rye.", "It rests on Sundays."]
+    ids, segments = text.encode_chat_with([{"role": "user", "content": "\n\n".join(passages)}], passages)
+    found = [text.tokenizer.decode(ids[start:end], skip_special_tokens=False) for start, end in segments]
+    assert [part.strip() for part in found] == [passage.strip() for passage in passages]
+
+
+def test_plain_prompts_keep_their_control_tokens(text: TextModel) -> None:
+    assert text.encode("<|im_start|>user")[0] == text.tokenizer.token_to_id("<|im_start|>")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_streamed_text_equals_decoded_text(sample: str) -> None:

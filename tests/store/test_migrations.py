@@ -90,3 +90,29 @@ def test_keys_from_before_roles_keep_what_they_could_do(tmp_path: Path) -> None:
         keys = {key.id: (key.role, key.tenant) for key in session.exec(select(ApiKey)).all()}
         assert keys == {"first": ("admin", ""), "second": ("admin", "second")}
         assert session.exec(select(Conversation.tenant)).all() == [""], "old chats stay with who set the server up"
+
+
+def test_messages_that_two_tabs_doubled_come_one_after_the_other(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from backend.store.database import MIGRATIONS
+
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.exec_driver_sql(
+            "INSERT INTO conversation (id, title, created, updated) VALUES ('c', 'x', 1, 1), ('d', 'y', 1, 1)"
+        )
+        for row in ("('a', 'c', 0, 1)", "('b', 'c', 0, 2)", "('e', 'c', 1, 3)", "('f', 'c', 1, 4)", "('g', 'd', 5, 1)"):
+            connection.exec_driver_sql(
+                "INSERT INTO message (id, conversation_id, position, created, role, text, state, error, details) "
+                f"SELECT *, 'user', 'x', 'done', '', '{{}}' FROM (VALUES {row})"
+            )
+    database.migrate()
+    with database.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT id, position FROM message ORDER BY conversation_id, position").all()
+    assert [tuple(row) for row in rows] == [("a", 0), ("b", 1), ("e", 2), ("f", 3), ("g", 5)]

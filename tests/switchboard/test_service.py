@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from backend.access.caller import LOCAL
 from backend.api.app import create_api
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
 from backend.engine.switches import Switches
 from backend.errors import ModelFailedError
+from backend.knowledge.reader import ReaderPhase, ReaderState
+from backend.settings import Settings
 from backend.store.database import Database
 from backend.switchboard.service import Switchboard
 from tests.conftest import ROOT, until
@@ -28,6 +31,8 @@ from tests.engine.fake_engine import SPIN
 from tests.engine.test_client import ask
 
 FAKE = (sys.executable, str(ROOT / "tests" / "engine" / "fake_engine.py"))
+
+IDLE = ReaderState(ReaderPhase.IDLE)
 
 
 class Desk:
@@ -54,9 +59,15 @@ class Desk:
     def api(self, text: Callable[[], Any] = lambda: None) -> TestClient:
         runtime = SimpleNamespace(
             engine=self.engine, switchboard=self.switchboard, set_switches=self.switchboard.change, text=text,
-            settings=SimpleNamespace(served_model="fake"),
+            settings=SimpleNamespace(served_model="fake"), ingest=SimpleNamespace(state=IDLE),
         )  # fmt: skip
-        return TestClient(create_api(lambda: runtime), raise_server_exceptions=False)  # type: ignore[arg-type,return-value]
+        api = create_api(lambda: runtime, Settings())  # type: ignore[arg-type,return-value]
+
+        async def as_local(scope: Any, receive: Any, send: Any) -> None:
+            scope.setdefault("state", {})["caller"] = LOCAL  # as the gate does
+            await api(scope, receive, send)
+
+        return TestClient(as_local, raise_server_exceptions=False)
 
 
 Open = Callable[..., Desk]
