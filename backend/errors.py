@@ -9,6 +9,8 @@ class TenfoldError(Exception):
     status = 500
     kind = "server_error"
     code: str | None = None
+    retry_after: float | None = None
+    """Seconds after which asking again may help."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -67,6 +69,14 @@ class UnavailableError(TenfoldError):
     status = 503
     kind = "server_error"
     code = "engine_unavailable"
+    retry_after = 2
+
+
+class UnsupportedMediaTypeError(InvalidInputError):
+    """The body is not of a kind that is read here."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class DocumentError(TenfoldError):

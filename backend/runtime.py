@@ -109,7 +109,9 @@ class Runtime:
         self.answers = AnswerCache(
             self.database, lambda texts: self.embeddings.embed(texts, source="console").vectors
         )
-        self.generations = GenerationService(self.engine, self.text, self.ledger, self.answers, settings.served_model)
+        self.generations = GenerationService(
+            self.engine, self.text, self.ledger, self.answers, settings.served_model, settings.default_max_tokens
+        )
         self.conversations = Conversations(
             self.database,
             self.generations,

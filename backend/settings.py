@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     prefix_disk_mb: int = Field(2048, ge=0, description="Most that prompt states kept on disk may take.")
     max_model_len: int | None = Field(None, ge=32)
     token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
+    default_max_tokens: int = Field(
+        512, ge=1, description="Most tokens of an answer where a request does not say; never more than fit."
+    )
+    max_prompts: int = Field(128, ge=1, description="Most answers (prompts × n) that one request may ask for.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted.")
     parse_timeout_s: float = Field(120.0, gt=0)

@@ -5,41 +5,54 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import AfterValidator, BaseModel
 
-from backend.api.dependencies import runtime_of
+from backend.api.bodies import check_text
+from backend.api.deps import RuntimeDep
 from backend.engine.client import EngineUnavailableError
 from backend.engine.switches import InvalidSwitchError, describe
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime
 
 router = APIRouter(tags=["Control"])
-RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 HEALTH_TIMEOUT = 3.0
 
 
-def _switches(runtime: Runtime) -> dict[str, Any]:
+class SwitchState(BaseModel):
+    """The switches asked for, the weights that serve, and what each switch is about."""
+
+    switches: dict[str, bool | int | str]
+    variant: str | None
+    loading: str | None
+    error: str | None
+    about: list[dict[str, Any]]
+
+
+def _switches(runtime: Runtime) -> SwitchState:
     applied = runtime.engine.applied
-    return {
-        "switches": runtime.engine.switches.as_dict(),
-        "variant": applied.variant if applied else None,
-        "loading": applied.loading if applied else None,
-        "error": applied.error if applied else None,
-        "about": describe(),
-    }
+    return SwitchState(
+        switches=runtime.engine.switches.as_dict(),
+        variant=applied.variant if applied else None,
+        loading=applied.loading if applied else None,
+        error=applied.error if applied else None,
+        about=describe(),
+    )
 
 
-@router.get("/api/switches")
-def get_switches(runtime: RuntimeDep) -> dict[str, Any]:
+@router.get("/api/switches", summary="Read the switches")
+def get_switches(runtime: RuntimeDep) -> SwitchState:
     """Every optimization's state, what it does, and when a change acts."""
     return _switches(runtime)
 
 
-@router.patch("/api/switches")
-def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeDep) -> dict[str, Any]:
+@router.patch("/api/switches", summary="Change switches")
+def patch_switches(
+    changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep
+) -> SwitchState:
     """Change some; the others stay."""
     try:
         runtime.set_switches(changes)
@@ -48,7 +61,11 @@ def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeD
     return _switches(runtime)
 
 
-@router.get("/healthz")
+@router.get(
+    "/healthz",
+    summary="Whether the engine answers",
+    responses={503: {"model": dict[str, Any], "description": "It does not; `detail` says why."}},
+)
 def healthz(runtime: RuntimeDep) -> JSONResponse:
     """200 only if the engine's loop answered from within a turn just now."""
     state = runtime.engine.state
@@ -78,7 +95,7 @@ def healthz(runtime: RuntimeDep) -> JSONResponse:
     return JSONResponse(body)
 
 
-@router.get("/metrics")
+@router.get("/metrics", summary="Read Prometheus metrics", response_class=PlainTextResponse)
 def metrics(runtime: RuntimeDep) -> Response:
     """Prometheus metrics."""
     return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)

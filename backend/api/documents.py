@@ -2,35 +2,194 @@
 
 from __future__ import annotations
 
+import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Form, Query, UploadFile
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Form, Path, Query, UploadFile
+from pydantic import BaseModel
 
-from backend.api.dependencies import runtime_of
+from backend.api.bodies import Body, Text
+from backend.api.deps import RuntimeDep
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.documents import DEFAULT_COLLECTION
 from backend.knowledge.search import MODES
-from backend.runtime import Runtime
 from backend.store.tables import Document
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"])
 search_router = APIRouter(prefix="/api/search", tags=["Documents"])
-RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
-FIELDS = (
-    "id", "name", "sha256", "size", "state", "reason", "progress", "chunk_count", "embedded", "reused", "seconds",
-    "version", "latest", "created",
-)  # fmt: skip
+MOST = (1 << 31) - 1
+"""Largest number of a version: what every database's integers hold."""
 
 
-def _describe(document: Document) -> dict[str, Any]:
-    return {name: getattr(document, name) for name in FIELDS}
+class DocumentView(BaseModel):
+    """A document, and how reading its latest version goes."""
+
+    id: str
+    name: str
+    sha256: str
+    size: int
+    state: str
+    reason: str
+    progress: float
+    chunk_count: int
+    embedded: int
+    reused: int
+    seconds: float
+    version: int
+    latest: int
+    created: float
+
+
+class Refused(BaseModel):
+    """A file that was not taken in."""
+
+    name: str
+    state: str = "failed"
+    reason: str
+
+
+class Uploaded(BaseModel):
+    """What became of each file."""
+
+    data: list[DocumentView | Refused]
+
+
+class DocumentList(BaseModel):
+    """Documents, latest first."""
+
+    data: list[DocumentView]
+
+
+class PlanView(BaseModel):
+    """What reading documents anew would take."""
+
+    documents: list[str]
+    chunks: int
+    seconds: float
+    cost: float
+
+
+class ReindexBody(Body):
+    """Which documents to read anew; null for those that the plan names."""
+
+    documents: list[str] | None = None
+
+
+class Chosen(BaseModel):
+    """The documents that are read anew."""
+
+    documents: list[str]
+
+
+class ChunkView(BaseModel):
+    """A piece of a document's text."""
+
+    id: str
+    position: int
+    tokens: int
+    text: str
+
+
+class RateView(BaseModel):
+    """How reading goes: chunks done and in all, chunks per second, seconds left."""
+
+    done: int
+    total: int
+    per_second: float
+    left: float
+
+
+class DocumentDetail(DocumentView):
+    """A document with its chunks."""
+
+    chunks: list[ChunkView]
+    rate: RateView | None
+
+
+class VersionView(BaseModel):
+    """One content that a document had."""
+
+    document_id: str
+    number: int
+    sha256: str
+    size: int
+    build: int
+    chunk_count: int
+    embedded: int
+    reused: int
+    seconds: float
+    chunker: str
+    created: float
+
+
+class VersionList(BaseModel):
+    """Versions, latest first."""
+
+    data: list[VersionView]
+
+
+class ChangeView(BaseModel):
+    """Passages that a version added and removed, and how many it kept."""
+
+    added: list[str]
+    removed: list[str]
+    kept: int
+
+
+class CollectionsBody(Body):
+    """Names of collections; those that are new are made."""
+
+    collections: list[str]
+
+
+class CollectionNames(BaseModel):
+    """The collections that a document is in."""
+
+    collections: list[str]
+
+
+class StepView(BaseModel):
+    """The edge of the graph over which a chunk was reached."""
+
+    source: str
+    target: str
+    kind: str
+    gain: float
+
+
+class HitView(BaseModel):
+    """A chunk that was found, and what its score is made of."""
+
+    chunk_id: str
+    document_id: str
+    document: str
+    position: int
+    score: float
+    cosine: float
+    keyword: float
+    title: float
+    hop: float
+    edge: StepView | None
+    text: str
+
+
+class Hits(BaseModel):
+    """The best chunks, and how many of all were looked at."""
+
+    mode: str
+    visited: int
+    total: int
+    seconds: float
+    data: list[HitView]
+
+
+def _describe(document: Document) -> DocumentView:
+    return DocumentView.model_validate(document, from_attributes=True)
 
 
 def _pieces(file: UploadFile) -> Iterator[bytes]:
@@ -38,17 +197,17 @@ def _pieces(file: UploadFile) -> Iterator[bytes]:
         yield piece
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, summary="Upload files")
 def upload(
-    files: list[UploadFile], runtime: RuntimeDep, collection: Annotated[str, Form()] = DEFAULT_COLLECTION
-) -> JSONResponse:
+    files: list[UploadFile], runtime: RuntimeDep, collection: Annotated[Text, Form()] = DEFAULT_COLLECTION
+) -> Uploaded:
     """Take files (and zip archives of files) in; each is read in the background.
 
     Those refused at once come back as failed. A changed file of a known name is a new version of its document.
     """
     if not files:
         raise InvalidInputError("No file was sent; use the multipart field 'files'.", param="files")
-    out: list[dict[str, Any]] = []
+    out: list[DocumentView | Refused] = []
     errors: list[TenfoldError] = []
     for file in files:
         name = file.filename or ""
@@ -57,118 +216,115 @@ def upload(
                 with tempfile.NamedTemporaryFile(suffix=".zip") as aside:
                     shutil.copyfileobj(file.file, aside)
                     aside.flush()
-                    documents, refused = runtime.documents.upload_archive(name, Path(aside.name), collection)
+                    documents, refused = runtime.documents.upload_archive(name, pathlib.Path(aside.name), collection)
                 out += [_describe(document) for document in documents]
-                out += [{"name": name, "state": "failed", "reason": reason} for reason in refused]
+                out += [Refused(name=name, reason=reason) for reason in refused]
             else:
                 out.append(_describe(runtime.documents.upload(name, _pieces(file), collection)))
         except TenfoldError as error:
             errors.append(error)
-            out.append({"name": file.filename, "state": "failed", "reason": error.message})
+            out.append(Refused(name=name, reason=error.message))
     if errors and len(errors) == len(files):
         raise errors[0]
-    return JSONResponse({"data": out}, status_code=202)
+    return Uploaded(data=out)
 
 
-@router.get("")
-def find(runtime: RuntimeDep, collection: str | None = None) -> dict[str, Any]:
+@router.get("", summary="List documents")
+def find(runtime: RuntimeDep, collection: Text | None = None) -> DocumentList:
     """All documents, latest first."""
-    return {"data": [_describe(document) for document in runtime.documents.find(collection)]}
+    return DocumentList(data=[_describe(document) for document in runtime.documents.find(collection)])
 
 
-@router.get("/reindex")
-def plan(runtime: RuntimeDep) -> dict[str, Any]:
+@router.get("/reindex", summary="Plan reading anew")
+def plan(runtime: RuntimeDep) -> PlanView:
     """Which documents were cut or embedded otherwise than now, and what reading them anew would take."""
-    return asdict(runtime.ingest.plan())
+    return PlanView(**asdict(runtime.ingest.plan()))
 
 
-@router.post("/reindex", status_code=202)
-def reindex(runtime: RuntimeDep, documents: Annotated[list[str] | None, Body(embed=True)] = None) -> dict[str, Any]:
-    """Read documents anew: those named, or those that the plan names."""
-    chosen = runtime.ingest.plan().documents if documents is None else documents
+@router.post("/reindex", status_code=202, summary="Read documents anew")
+def reindex(runtime: RuntimeDep, body: ReindexBody | None = None) -> Chosen:
+    """Those named, or those that the plan names."""
+    named = body.documents if body is not None else None
+    chosen = runtime.ingest.plan().documents if named is None else named
     runtime.documents.reread(chosen)
-    return {"documents": chosen}
+    return Chosen(documents=chosen)
 
 
-@router.get("/{document_id}")
-def get(document_id: str, runtime: RuntimeDep, version: int | None = None) -> dict[str, Any]:
-    """One document with the chunks of its version in force, or of another."""
+@router.get("/{document_id}", summary="Read a document")
+def get(
+    document_id: Text, runtime: RuntimeDep, version: Annotated[int | None, Query(ge=1, le=MOST)] = None
+) -> DocumentDetail:
+    """With the chunks of its version in force, or of another."""
     document = runtime.documents.get(document_id)
     chunks = [
-        {"id": chunk.id, "position": chunk.position, "tokens": chunk.tokens, "text": chunk.text}
+        ChunkView(id=chunk.id, position=chunk.position, tokens=chunk.tokens, text=chunk.text)
         for chunk in runtime.documents.chunks(document_id, version)
     ]
     rate = runtime.ingest.rate(document_id)
-    return _describe(document) | {"chunks": chunks, "rate": asdict(rate) if rate else None}
+    shown = RateView(**asdict(rate)) if rate else None
+    return DocumentDetail(**_describe(document).model_dump(), chunks=chunks, rate=shown)
 
 
-@router.get("/{document_id}/versions")
-def versions(document_id: str, runtime: RuntimeDep) -> dict[str, Any]:
-    """The versions of a document, latest first."""
+@router.get("/{document_id}/versions", summary="List a document's versions")
+def versions(document_id: Text, runtime: RuntimeDep) -> VersionList:
+    """Latest first."""
     runtime.documents.get(document_id)
-    return {"data": [version.model_dump() for version in runtime.documents.versions(document_id)]}
+    found = runtime.documents.versions(document_id)
+    return VersionList(data=[VersionView.model_validate(version, from_attributes=True) for version in found])
 
 
-@router.get("/{document_id}/versions/{number}/changes")
-def changes(document_id: str, number: int, runtime: RuntimeDep) -> dict[str, Any]:
+@router.get("/{document_id}/versions/{number}/changes", summary="Compare a version with the one before")
+def changes(document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runtime: RuntimeDep) -> ChangeView:
     """What a version's text added and removed."""
-    return asdict(runtime.documents.changes(document_id, number))
+    return ChangeView(**asdict(runtime.documents.changes(document_id, number)))
 
 
-@router.put("/{document_id}/collections")
-def collect(
-    document_id: str, runtime: RuntimeDep, collections: Annotated[list[str], Body(embed=True)]
-) -> dict[str, Any]:
-    """Put a document into these collections; nothing is embedded again."""
-    runtime.documents.set_collections(document_id, collections)
-    return {"collections": sorted(set(collections))}
+@router.put("/{document_id}/collections", summary="Put a document into collections")
+def collect(document_id: Text, runtime: RuntimeDep, body: CollectionsBody) -> CollectionNames:
+    """Into these and no others; nothing is embedded again."""
+    runtime.documents.set_collections(document_id, body.collections)
+    return CollectionNames(collections=sorted(set(body.collections)))
 
 
-@router.post("/{document_id}/retry", status_code=202)
-def retry(document_id: str, runtime: RuntimeDep) -> dict[str, Any]:
-    """Read a failed document again."""
+@router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")
+def retry(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+    """Its latest version."""
     runtime.documents.retry(document_id)
     return _describe(runtime.documents.get(document_id))
 
 
-@router.post("/{document_id}/cancel", status_code=202)
-def cancel(document_id: str, runtime: RuntimeDep) -> dict[str, Any]:
-    """Stop reading a document; a version in force stays."""
+@router.post("/{document_id}/cancel", status_code=202, summary="Stop reading a document")
+def cancel(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+    """A version in force stays."""
     runtime.documents.cancel(document_id)
     return _describe(runtime.documents.get(document_id))
 
 
-@router.delete("/{document_id}", status_code=204)
-def delete(document_id: str, runtime: RuntimeDep) -> None:
-    """Delete a document in whatever state it is."""
+@router.delete("/{document_id}", status_code=204, summary="Delete a document")
+def delete(document_id: Text, runtime: RuntimeDep) -> None:
+    """In whatever state it is."""
     runtime.documents.delete(document_id)
 
 
-@search_router.get("")
+@search_router.get("", summary="Search the documents")
 def search(
-    q: str,
+    q: Text,
     runtime: RuntimeDep,
-    collection: str | None = None,
-    mode: str | None = None,
+    collection: Text | None = None,
+    mode: Text | None = None,
     count: Annotated[int, Query(ge=1, le=50)] = 5,
-) -> dict[str, Any]:
+) -> Hits:
     """The best chunks for a question, with what their scores are made of and how much was looked at."""
     if mode is not None and mode not in MODES:
         raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
     found = runtime.retriever.find(q, collection, mode=mode, source="api")
     hits = runtime.retriever.hits(found, count)
-    return {
-        "mode": found.mode,
-        "visited": found.visited,
-        "total": found.total,
-        "seconds": found.seconds,
-        "data": [
-            {
-                "chunk_id": hit.chunk_id, "document_id": hit.document_id, "document": hit.document,
-                "position": hit.position, "score": hit.score, "cosine": hit.parts.cosine,
-                "keyword": hit.parts.keyword, "title": hit.parts.title, "hop": hit.parts.hop,
-                "edge": asdict(hit.parts.step) if hit.parts.step else None, "text": hit.text,
-            }
-            for hit in hits
-        ],
-    }  # fmt: skip
+    data = [
+        HitView(
+            chunk_id=hit.chunk_id, document_id=hit.document_id, document=hit.document, position=hit.position,
+            score=hit.score, cosine=hit.parts.cosine, keyword=hit.parts.keyword, title=hit.parts.title,
+            hop=hit.parts.hop, edge=StepView(**asdict(hit.parts.step)) if hit.parts.step else None, text=hit.text,
+        )
+        for hit in hits
+    ]  # fmt: skip
+    return Hits(mode=found.mode, visited=found.visited, total=found.total, seconds=found.seconds, data=data)

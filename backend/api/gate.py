@@ -9,12 +9,13 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.api.errors import error_body
 from backend.errors import ForbiddenError, TenfoldError, TooLargeError, UnauthorizedError
 
 if TYPE_CHECKING:
@@ -36,11 +37,6 @@ def is_loopback(address: str | None) -> bool:
         return ipaddress.ip_address(str(address).strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def error_body(error: TenfoldError) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
 def owns(path: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from backend.engine.client import EngineClient, Event, Token
-from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
+from backend.engine.messages import MOST_LISTED, REALTIME, Failed, Finished, Generate, Logprob, SamplingParams
 from backend.errors import ContextLengthError, InvalidInputError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache, answer_key, repeatable, scope_key
 from backend.metering.account import Account
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_STOPS = 16
 DEFAULT_MAX_TOKENS = 512
+"""Most tokens of an answer that says nothing of its length; a setting."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TextRequest:
     text: str | None = None
     token_ids: list[int] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int | None = None  # None: as much as fits, up to a sensible default
+    max_tokens: int | None = None  # None: as much as fits, up to the setting; 0: only the prompt is read
     stop: tuple[str, ...] = ()
     path: str = REALTIME
     source: str = "api"
@@ -83,6 +84,8 @@ class Generation:
         self.error: TenfoldError | None = None
         self.account: Account | None = None
         self.details: dict[str, Any] = {}
+        self.prompt_ids: list[int] = []
+        self.prompt_logprobs: tuple[Logprob | None, ...] = ()  # where they were asked for; known at the end
         self.cancelled = False
         self._closing = False
         self._condition = threading.Condition()
@@ -203,6 +206,7 @@ def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
         "presence_penalty": (-2, 2),
         "top_k": (0, 1 << 20),
         "logprobs": (0, 20),
+        "prompt_logprobs": (0, 20),
     }
     for name, (low, high) in ranges.items():
         value = getattr(sampling, name)
@@ -210,10 +214,31 @@ def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
             continue
         if not math.isfinite(value) or not low <= value <= high:
             raise InvalidInputError(f"{name} must be between {low:g} and {high:g}, not {value}.", param=name)
+    for token, bias in sampling.logit_bias:
+        if not -100 <= bias <= 100:
+            raise InvalidInputError(
+                f"logit_bias must be between -100 and 100, not {bias} (of token {token}).", param="logit_bias"
+            )
+    for name, listed in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+        if len(listed) > MOST_LISTED:
+            raise InvalidInputError(f"{name} names {len(listed)} tokens; at most {MOST_LISTED} are taken.", param=name)
     if sampling.top_p == 0:
         raise InvalidInputError("top_p must be above 0.", param="top_p")
     if len(stop) > MAX_STOPS:
         raise InvalidInputError(f"At most {MAX_STOPS} stop strings are allowed, not {len(stop)}.", param="stop")
+
+
+def _overflow(context: int, prompt: int, request: TextRequest) -> ContextLengthError:
+    """Worded as OpenAI words it, since clients look for these words."""
+    what = "prompt" if request.messages is None else "messages"
+    if request.max_tokens is None:
+        asked = f"your {what} resulted in {prompt} tokens. Please reduce the length of the {what}."
+    else:
+        asked = (
+            f"you requested {prompt + request.max_tokens} tokens ({prompt} in the {what}, {request.max_tokens} in the "
+            f"completion). Please reduce the length of the {what} or the completion."
+        )
+    return ContextLengthError(f"This model's maximum context length is {context} tokens. However, {asked}", param=what)
 
 
 class GenerationService:
@@ -226,7 +251,9 @@ class GenerationService:
         ledger: Ledger,
         answers: AnswerCache,
         model: str,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
+        self._default_max_tokens = default_max_tokens
         self.engine, self.ledger, self.answers, self.model = engine, ledger, answers, model
         self._text = text
         self._active: dict[str, Generation] = {}
@@ -246,8 +273,9 @@ class GenerationService:
             UnavailableError: the model is not loaded yet and did not load in time.
         """
         check_sampling(request.sampling, request.stop)
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidInputError("max_tokens must be at least 1.", param="max_tokens")
+        least = 1 if request.sampling.prompt_logprobs is None else 0
+        if request.max_tokens is not None and request.max_tokens < least:
+            raise InvalidInputError(f"max_tokens must be at least {least}.", param="max_tokens")
         text = self._text()
         segments: tuple[tuple[int, int], ...] = ()
         if request.messages is not None:
@@ -266,15 +294,20 @@ class GenerationService:
         wrong = next((i for i in ids if not 0 <= i < vocab), None)
         if wrong is not None:
             raise InvalidInputError(f"Token id {wrong} is outside the vocabulary of {vocab} tokens.", param="prompt")
-        room = context - len(ids)
-        if room < 1 or (request.max_tokens or 1) > room:
-            wanted = f" and {request.max_tokens} tokens of answer" if request.max_tokens else ""
-            raise ContextLengthError(
-                f"The prompt of {len(ids)} tokens{wanted} does not fit the context of {context} tokens. "
-                "Shorten the prompt or ask for fewer tokens.",
-                param="messages" if request.messages is not None else "prompt",
+        strange = next((token for token in request.sampling.named_tokens() if not 0 <= token < vocab), None)
+        if strange is not None:
+            param = "stop_token_ids" if strange in request.sampling.stop_token_ids else "logit_bias"
+            raise InvalidInputError(
+                f"{param}: token id {strange} is outside the vocabulary of {vocab} tokens.", param=param
             )
-        most = request.max_tokens or min(room, DEFAULT_MAX_TOKENS)
+        room = context - len(ids)
+        if room < (1 if request.max_tokens is None else request.max_tokens):
+            raise _overflow(context, len(ids), request)
+        most = min(room, self._default_max_tokens) if request.max_tokens is None else request.max_tokens
+        if request.sampling.min_tokens > most:
+            raise InvalidInputError(
+                f"min_tokens must not be more than the {most} tokens that the answer may have.", param="min_tokens"
+            )
         return ids, replace(request.sampling, max_tokens=most), segments
 
     def start(self, request: TextRequest, generation: Generation | None = None) -> Generation:
@@ -292,13 +325,15 @@ class GenerationService:
         switches = self.engine.switches
         identity = f"{request.salt}:{self.model}:{self.engine.info['fingerprint']}:{self._variant()}"
         key = answer_key(ids, sampling, request.stop, f"{identity}:{request.index_version}")
-        keeps = switches.answer_cache and repeatable(sampling) and sampling.logprobs is None
+        generation.prompt_ids = ids
+        plain = sampling.logprobs is None and sampling.prompt_logprobs is None
+        keeps = switches.answer_cache and repeatable(sampling) and plain
         scope = ""
         if request.question:
             scope = scope_key(request.scope, request.index_version, asdict(sampling), request.stop, identity)
         if keeps and not request.fresh and self._again(generation, key, scope):
             return generation
-        decoder = StreamDecoder(self._text(), list(request.stop))
+        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
         self._active[generation.id] = generation
         generation.on_end(self._forget)
         generation.update(status="queued", note="")
@@ -326,7 +361,9 @@ class GenerationService:
                     outcome=reason,
                     switches=switches.as_dict(),
                 )
-                generation.update(status="done", finish_reason=reason, account=account)
+                generation.update(
+                    status="done", finish_reason=reason, account=account, prompt_logprobs=event.prompt_logprobs
+                )
                 if keeps and reason in ("stop", "length"):
                     answer = Answer(
                         key=key, scope=scope, question=request.question, token_ids=tokens, finish_reason=reason,
@@ -370,7 +407,7 @@ class GenerationService:
         generation.details["answer_cache"] = details
         if details["kind"] == "semantic":
             generation.details["citations"] = answer.citations
-        decoder = StreamDecoder(self._text(), list(request.stop))
+        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
         for token in answer.token_ids:
             if not decoder.stopped:
                 generation.push(Piece(decoder.push(token), token, None))
