@@ -86,6 +86,13 @@ class StorageError(UnavailableError):
     code = "storage_unavailable"
 
 
+class UnsupportedMediaTypeError(InvalidInputError):
+    """The body is not of a kind that is read here."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class DocumentError(TenfoldError):
     """A document cannot be read; the message says why."""
 
@@ -126,4 +133,10 @@ class OverloadedError(TenfoldError):
 
 def error_body(error: TenfoldError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
-    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+    detail = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    return {"error": {name: _writable(text) if text else text for name, text in detail.items()}}
+
+
+def _writable(text: str) -> str:
+    """What a message quotes from a request may be no text that UTF-8 has."""
+    return text.encode("utf-8", "replace").decode()

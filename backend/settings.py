@@ -43,7 +43,10 @@ class Settings(BaseSettings):
     engine_hang_s: float = Field(
         120.0, gt=0, description="Seconds without a sign of life or work after which a hung engine is restarted."
     )
-    default_max_tokens: int = Field(512, ge=1, description="Longest answer of a request that does not say.")
+    default_max_tokens: int = Field(
+        512, ge=1, description="Most tokens of an answer where a request does not say; never more than fit."
+    )
+    max_prompts: int = Field(128, ge=1, description="Most answers (prompts × n) that one request may ask for.")
     max_waiting_realtime: int = Field(1024, ge=1, description="Requests that may wait for their first token; then 429.")
     max_waiting_batch: int = Field(4096, ge=1, description="The same for batch work.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")

@@ -1,34 +1,30 @@
-"""Puts the routes together and gives every error OpenAI's shape."""
+"""Puts the routes together and describes them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from backend.access.headers import content_policy
 from backend.api import control, documents, openai
-from backend.api.limits import BodyLimits, too_large
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError
+from backend.api.errors import add_handlers, problems
+from backend.api.limits import BodyLimits
+from backend.errors import NotFoundError
 from backend.runtime import Runtime
 from backend.settings import Settings
-from backend.store.failures import named_failure
-
-log = logging.getLogger(__name__)
 
 DESCRIPTION = (
     "Tenfold's API. `/v1` is OpenAI-compatible, so any OpenAI client works with this server as its base URL. "
-    "`/api` is the console's own."
+    "`/api` is the console's own. An answer whose request does not say how long it may be has at most "
+    "TENFOLD_DEFAULT_MAX_TOKENS tokens; one request may ask for TENFOLD_MAX_PROMPTS answers (prompts × n). What would "
+    "change an answer and is not done here is refused by name; other fields that are not known are ignored."
 )
 
 
@@ -40,8 +36,10 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     )
     api.openapi_version = "3.0.3"  # what the bundled Swagger UI reads
     api.state.runtime = runtime
-    for router in (openai.router, documents.router, documents.search_router, control.router):
-        api.include_router(router)
+    api.include_router(openai.router)
+    for router in (documents.router, documents.search_router):
+        api.include_router(router, responses=problems(404, 409, 422))
+    api.include_router(control.router, responses=problems())
     # Served from here: the page must work without access to anybody's network.
     api.mount("/api/docs/static", StaticFiles(directory=swagger_ui_path), name="swagger")
 
@@ -66,6 +64,8 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     async def document_elsewhere() -> JSONResponse:
         return JSONResponse(api.openapi())
 
+    for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
+        api.add_api_route(path, _without_v1, methods=["GET", "HEAD", "POST"], include_in_schema=False)
     api.add_middleware(BodyLimits, upload_bytes=lambda: settings.max_upload_mb << 20)
     api.add_middleware(
         CORSMiddleware,
@@ -74,41 +74,29 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
-    api.add_exception_handler(TenfoldError, _known)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _http)
-    api.add_exception_handler(Exception, _unknown)
+    add_handlers(api)
+    described = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        return _as_answered(described())
+
+    api.openapi = openapi  # type: ignore[method-assign]
     return api
 
 
-async def _known(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, TenfoldError)
-    return openai.as_response(error)
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = dict(error.errors()[0])
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-    message = f"{where}: {first['msg']}" if where else str(first["msg"])
-    return openai.as_response(InvalidInputError(message, param=where or None))
-
-
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return openai.as_response(NotFoundError(f"There is no {request.method} {request.url.path} here."))
-    if error.status_code == 413:
-        return openai.as_response(too_large(request.scope[MAX_BODY_SIZE_SCOPE_KEY]))
-    mapped = InvalidInputError(str(error.detail))
-    mapped.status = error.status_code
-    return openai.as_response(mapped)
-
-
-async def _unknown(_: Request, error: Exception) -> JSONResponse:
-    log.exception("a request failed", exc_info=error)
-    return openai.as_response(
-        named_failure(error) or TenfoldError("Something went wrong here; it is in the server's log.")
+async def _without_v1(request: Request) -> None:
+    """Where a client lands whose base URL lacks /v1."""
+    raise NotFoundError(
+        f"There is no {request.url.path} here. Use {request.base_url}v1 as base URL: the API stands under /v1."
     )
 
 
+def _as_answered(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the answer to a wrong body that FastAPI describes and `add_handlers` replaces."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document

@@ -6,12 +6,14 @@ import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Body, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import AfterValidator, BaseModel
 
 from backend.access.caller import STRANGER
-from backend.api.dependencies import CallerDep, runtime_of
+from backend.api.bodies import check_text
+from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
 from backend.engine.protocol import Phase
 from backend.engine.switches import InvalidSwitchError, describe
@@ -20,7 +22,6 @@ from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
 router = APIRouter(tags=["Control"], route_class=Room(8).route_class())
-RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
 HEALTH_TIMEOUT = 1.0
 """Seconds a health check waits for a turn; a longer turn is no illness, and its age is told."""
@@ -30,26 +31,40 @@ TROUBLE = (ReaderPhase.WAITING, ReaderPhase.STOPPED)
 """What of the reader is seen in the status; everything that needs no new document is answered all the same."""
 
 
-def _switches(runtime: Runtime) -> dict[str, Any]:
+class SwitchState(BaseModel):
+    """The switches asked for, the weights that serve, and what each switch is about."""
+
+    switches: dict[str, bool | int | str]
+    variant: str | None
+    loading: str | None
+    error: str | None
+    stored: bool
+    """Whether the next start begins with these switches."""
+    about: list[dict[str, Any]]
+
+
+def _switches(runtime: Runtime) -> SwitchState:
     applied = runtime.engine.applied
-    return {
-        "switches": runtime.engine.switches.as_dict(),
-        "variant": applied.variant if applied else None,
-        "loading": applied.loading if applied else None,
-        "error": applied.error if applied else None,
-        "stored": runtime.engine.switches == runtime.switchboard.stored,  # what the next start begins with
-        "about": describe(),
-    }
+    return SwitchState(
+        switches=runtime.engine.switches.as_dict(),
+        variant=applied.variant if applied else None,
+        loading=applied.loading if applied else None,
+        error=applied.error if applied else None,
+        stored=runtime.engine.switches == runtime.switchboard.stored,
+        about=describe(),
+    )
 
 
-@router.get("/api/switches")
-def get_switches(runtime: RuntimeDep) -> dict[str, Any]:
+@router.get("/api/switches", summary="Read the switches")
+def get_switches(runtime: RuntimeDep) -> SwitchState:
     """Every optimization's state, what it does, and when a change acts."""
     return _switches(runtime)
 
 
-@router.patch("/api/switches")
-def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeDep) -> dict[str, Any]:
+@router.patch("/api/switches", summary="Change switches")
+def patch_switches(
+    changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep
+) -> SwitchState:
     """Change some; the others stay.
 
     `stored` says whether the next start begins with them: they are stored once they are in force, which takes as long
@@ -63,32 +78,42 @@ def patch_switches(changes: Annotated[dict[str, Any], Body()], runtime: RuntimeD
     return _switches(runtime)
 
 
-@router.get("/health")
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "It does not, or not yet."}}
+
+
+@router.get(
+    "/health", summary="Whether requests can be served", response_class=Response, responses=NOT_READY
+)
 async def health(runtime: RuntimeDep) -> Response:
     """Nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
-    return Response(status_code=200 if runtime.engine.state.phase == "ready" else 503)
+    return Response(status_code=200 if runtime.engine.state.phase is Phase.READY else 503)
 
 
-@router.get("/ping")
+@router.get("/ping", summary="Whether requests can be served", response_class=Response, responses=NOT_READY)
 async def ping(runtime: RuntimeDep) -> Response:
     """The same, as SageMaker asks it."""
     return await health(runtime)
 
 
-@router.get("/version")
+@router.get("/version", summary="The version of this server")
 async def version(request: Request) -> dict[str, str]:
-    """The version of this server."""
+    """As vLLM gives it."""
     return {"version": request.app.version}
 
 
-@router.get("/load")
+@router.get("/load", summary="How many requests are being served or wait")
 async def load(runtime: RuntimeDep) -> dict[str, int]:
-    """How many requests are being served or wait to be."""
+    """As vLLM gives it."""
     stats = runtime.engine.stats
     return {"server_load": stats.running + stats.waiting_realtime + stats.waiting_batch if stats else 0}
 
 
-@router.get("/healthz")
+@router.get(
+    "/healthz",
+    summary="Whether the engine answers",
+    response_model=dict[str, Any],
+    responses={503: {"model": dict[str, Any], "description": "It does not; `detail` says why."}},
+)
 def healthz(runtime: RuntimeDep, caller: CallerDep) -> JSONResponse:
     """200 while requests are answered; `last_turn_seconds` ago the engine's loop was heard of. 503 says why not.
 
@@ -138,7 +163,7 @@ def _health(runtime: Runtime) -> tuple[int, dict[str, Any], dict[str, str]]:
     return 503 if hung else 200, body, {}
 
 
-@router.get("/metrics")
+@router.get("/metrics", summary="Read Prometheus metrics", response_class=PlainTextResponse)
 def metrics(runtime: RuntimeDep) -> Response:
     """Prometheus metrics."""
     return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)

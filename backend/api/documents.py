@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Form, Query, UploadFile
-from fastapi import Path as Path_
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Form, Path, Query, UploadFile
+from pydantic import BaseModel
 
-from backend.api.dependencies import runtime_of
+from backend.api.bodies import Body, Text
+from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
-from backend.knowledge.plan import Plan
 from backend.knowledge.search import MODES
-from backend.runtime import Runtime
 from backend.store.failures import named_failures
 from backend.store.tables import Document, DocumentState
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
 search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
-RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 
-NUMBER = Path_(ge=1, le=2**31 - 1)
-MOST_ROWS = 500
-MOST_CHUNKS = 1000
+MOST_ROWS, MOST_CHUNKS = 500, 1000
+"""Documents, and chunks of one, that come at once."""
+MOST = (1 << 31) - 1
+"""Largest number of a version: what every database's integers hold."""
 
 
-class DocumentOut(BaseModel):
-    """A document; what its state, size and counts say is of its latest version, `version` is the one that answers."""
-
-    model_config = ConfigDict(from_attributes=True)
+class DocumentView(BaseModel):
+    """A document, and how reading its latest version goes."""
 
     id: str
     name: str
@@ -53,33 +49,52 @@ class DocumentOut(BaseModel):
     created: float
 
 
-class RefusedOut(BaseModel):
-    """A file that was not taken in, and why."""
+class Refused(BaseModel):
+    """A file that was not taken in."""
 
     name: str
     state: DocumentState = DocumentState.FAILED
     reason: str
 
 
-class UploadsOut(BaseModel):
-    """What became of each file that was sent."""
+class Uploaded(BaseModel):
+    """What became of each file."""
 
-    data: list[DocumentOut | RefusedOut]
+    data: list[DocumentView | Refused]
 
 
-class DocumentsOut(BaseModel):
+class DocumentList(BaseModel):
     """A page of documents; `total` is how many there are in all."""
 
-    data: list[DocumentOut]
+    data: list[DocumentView]
     total: int
     offset: int
     limit: int
 
 
-class ChunkOut(BaseModel):
-    """A piece of a document's text."""
+class PlanView(BaseModel):
+    """What reading documents anew would take."""
 
-    model_config = ConfigDict(from_attributes=True)
+    documents: list[str]
+    chunks: int
+    seconds: float
+    cost: float
+
+
+class ReindexBody(Body):
+    """Which documents to read anew; null for those that the plan names."""
+
+    documents: list[str] | None = None
+
+
+class Chosen(BaseModel):
+    """The documents that are read anew."""
+
+    documents: list[str]
+
+
+class ChunkView(BaseModel):
+    """A piece of a document's text."""
 
     id: str
     position: int
@@ -87,10 +102,8 @@ class ChunkOut(BaseModel):
     text: str
 
 
-class RateOut(BaseModel):
+class RateView(BaseModel):
     """How reading goes: chunks done and in all, chunks per second, seconds left."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     done: int
     total: int
@@ -98,16 +111,93 @@ class RateOut(BaseModel):
     left: float
 
 
-class DocumentDetailOut(DocumentOut):
+class DocumentDetail(DocumentView):
     """A document with some of its chunks; `next` is what to pass as `after` for more, null at the end."""
 
-    chunks: list[ChunkOut]
+    chunks: list[ChunkView]
     next: int | None
-    rate: RateOut | None
+    rate: RateView | None
 
 
-def _described(document: Document) -> DocumentOut:
-    return DocumentOut.model_validate(document)
+class VersionView(BaseModel):
+    """One content that a document had."""
+
+    document_id: str
+    number: int
+    sha256: str
+    size: int
+    build: int
+    chunk_count: int
+    embedded: int
+    reused: int
+    seconds: float
+    chunker: str
+    created: float
+
+
+class VersionList(BaseModel):
+    """Versions, latest first."""
+
+    data: list[VersionView]
+
+
+class ChangeView(BaseModel):
+    """Passages that a version added and removed, and how many it kept."""
+
+    added: list[str]
+    removed: list[str]
+    kept: int
+
+
+class CollectionsBody(Body):
+    """Names of collections; those that are new are made."""
+
+    collections: list[str]
+
+
+class CollectionNames(BaseModel):
+    """The collections that a document is in."""
+
+    collections: list[str]
+
+
+class StepView(BaseModel):
+    """The edge of the graph over which a chunk was reached."""
+
+    source: str
+    target: str
+    kind: str
+    gain: float
+
+
+class HitView(BaseModel):
+    """A chunk that was found, and what its score is made of."""
+
+    chunk_id: str
+    document_id: str
+    document: str
+    position: int
+    score: float
+    cosine: float
+    keyword: float
+    title: float
+    hop: float
+    edge: StepView | None
+    text: str
+
+
+class Hits(BaseModel):
+    """The best chunks, and how many of all were looked at."""
+
+    mode: str
+    visited: int
+    total: int
+    seconds: float
+    data: list[HitView]
+
+
+def _describe(document: Document) -> DocumentView:
+    return DocumentView.model_validate(document, from_attributes=True)
 
 
 def _pieces(file: UploadFile) -> Iterator[bytes]:
@@ -115,17 +205,17 @@ def _pieces(file: UploadFile) -> Iterator[bytes]:
         yield piece
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, summary="Upload files")
 def upload(
-    files: list[UploadFile], runtime: RuntimeDep, collection: Annotated[str, Form()] = DEFAULT_COLLECTION
-) -> UploadsOut:
+    files: list[UploadFile], runtime: RuntimeDep, collection: Annotated[Text, Form()] = DEFAULT_COLLECTION
+) -> Uploaded:
     """Take files (and zip archives of files) in; each is read in the background.
 
     Those refused at once come back as failed. A changed file of a known name is a new version of its document.
     """
     if not files:
         raise InvalidInputError("No file was sent; use the multipart field 'files'.", param="files")
-    out: list[DocumentOut | RefusedOut] = []
+    out: list[DocumentView | Refused] = []
     errors: list[TenfoldError] = []
     for file in files:
         name = file.filename or ""
@@ -134,136 +224,126 @@ def upload(
                 with named_failures(), tempfile.NamedTemporaryFile(suffix=".zip") as aside:
                     shutil.copyfileobj(file.file, aside)
                     aside.flush()
-                    documents, refused = runtime.uploads.upload_archive(name, Path(aside.name), collection)
-                out += map(_described, documents)
-                out += [RefusedOut(name=name, reason=reason) for reason in refused]
+                    documents, refused = runtime.uploads.upload_archive(name, pathlib.Path(aside.name), collection)
+                out += [_describe(document) for document in documents]
+                out += [Refused(name=name, reason=reason) for reason in refused]
             else:
-                out.append(_described(runtime.uploads.upload(name, _pieces(file), collection)))
+                out.append(_describe(runtime.uploads.upload(name, _pieces(file), collection)))
         except TenfoldError as error:
             errors.append(error)
-            out.append(RefusedOut(name=name, reason=error.message))
+            out.append(Refused(name=name, reason=error.message))
     if errors and len(errors) == len(files):
         raise errors[0]
-    return UploadsOut(data=out)
+    return Uploaded(data=out)
 
 
-@router.get("")
+@router.get("", summary="List documents")
 def find(
     runtime: RuntimeDep,
-    collection: str | None = None,
-    offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    collection: Text | None = None,
+    offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
-) -> DocumentsOut:
-    """Documents, latest first, a page at a time."""
-    rows = runtime.documents.find(collection, offset=offset, limit=limit)
-    return DocumentsOut(
-        data=[_described(row) for row in rows], total=runtime.documents.count(collection), offset=offset, limit=limit
-    )
+) -> DocumentList:
+    """Latest first, a page at a time."""
+    rows = [_describe(row) for row in runtime.documents.find(collection, offset=offset, limit=limit)]
+    return DocumentList(data=rows, total=runtime.documents.count(collection), offset=offset, limit=limit)
 
 
-@router.get("/reindex")
-def plan(runtime: RuntimeDep) -> Plan:
+@router.get("/reindex", summary="Plan reading anew")
+def plan(runtime: RuntimeDep) -> PlanView:
     """Which documents were cut or embedded otherwise than now, and what reading them anew would take."""
-    return runtime.planner.stale()
+    return PlanView(**asdict(runtime.planner.stale()))
 
 
-@router.post("/reindex", status_code=202)
-def reindex(
-    runtime: RuntimeDep, documents: Annotated[list[str] | None, Body(embed=True)] = None
-) -> dict[str, list[str]]:
-    """Read documents anew: those named, or those that the plan names."""
-    chosen = runtime.planner.stale().documents if documents is None else documents
+@router.post("/reindex", status_code=202, summary="Read documents anew")
+def reindex(runtime: RuntimeDep, body: ReindexBody | None = None) -> Chosen:
+    """Those named, or those that the plan names."""
+    named = body.documents if body is not None else None
+    chosen = runtime.planner.stale().documents if named is None else named
     runtime.documents.reread(chosen)
-    return {"documents": chosen}
+    return Chosen(documents=chosen)
 
 
-@router.get("/{document_id}")
+@router.get("/{document_id}", summary="Read a document")
 def get(
-    document_id: str,
+    document_id: Text,
     runtime: RuntimeDep,
-    version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
-    after: Annotated[int, Query(ge=-1, le=2**31 - 1, description="Position of the last chunk already seen.")] = -1,
+    version: Annotated[int | None, Query(ge=1, le=MOST)] = None,
+    after: Annotated[int, Query(ge=-1, le=MOST, description="Position of the last chunk already seen.")] = -1,
     limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS)] = 200,
-) -> DocumentDetailOut:
-    """One document with chunks of its version in force, or of another, some at a time."""
+) -> DocumentDetail:
+    """With chunks of its version in force, or of another, some at a time."""
     document = runtime.documents.get(document_id)
     chunks = runtime.documents.chunks(document_id, version, after=after, limit=limit + 1)
     shown = chunks[:limit]
     rate = runtime.ingest.rate(document_id)
-    return DocumentDetailOut(
-        **_described(document).model_dump(),
-        chunks=[ChunkOut.model_validate(chunk) for chunk in shown],
+    return DocumentDetail(
+        **_describe(document).model_dump(),
+        chunks=[ChunkView.model_validate(chunk, from_attributes=True) for chunk in shown],
         next=shown[-1].position if len(chunks) > limit else None,
-        rate=RateOut.model_validate(rate) if rate else None,
+        rate=RateView.model_validate(rate, from_attributes=True) if rate else None,
     )
 
 
-@router.get("/{document_id}/versions")
-def versions(document_id: str, runtime: RuntimeDep) -> dict[str, Any]:
-    """The versions of a document, latest first."""
+@router.get("/{document_id}/versions", summary="List a document's versions")
+def versions(document_id: Text, runtime: RuntimeDep) -> VersionList:
+    """Latest first."""
     runtime.documents.get(document_id)
-    return {"data": [version.model_dump() for version in runtime.documents.versions(document_id)]}
+    found = runtime.documents.versions(document_id)
+    return VersionList(data=[VersionView.model_validate(version, from_attributes=True) for version in found])
 
 
-@router.get("/{document_id}/versions/{number}/changes")
-def changes(document_id: str, number: Annotated[int, NUMBER], runtime: RuntimeDep) -> dict[str, Any]:
+@router.get("/{document_id}/versions/{number}/changes", summary="Compare a version with the one before")
+def changes(document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runtime: RuntimeDep) -> ChangeView:
     """What a version's text added and removed."""
-    return asdict(runtime.documents.changes(document_id, number))
+    return ChangeView(**asdict(runtime.documents.changes(document_id, number)))
 
 
-@router.put("/{document_id}/collections")
-def collect(
-    document_id: str, runtime: RuntimeDep, collections: Annotated[list[str], Body(embed=True)]
-) -> dict[str, list[str]]:
-    """Put a document into these collections; nothing is embedded again."""
-    return {"collections": runtime.collections.set(document_id, collections)}
+@router.put("/{document_id}/collections", summary="Put a document into collections")
+def collect(document_id: Text, runtime: RuntimeDep, body: CollectionsBody) -> CollectionNames:
+    """Into these and no others; nothing is embedded again."""
+    return CollectionNames(collections=runtime.collections.set(document_id, body.collections))
 
 
-@router.post("/{document_id}/retry", status_code=202)
-def retry(document_id: str, runtime: RuntimeDep) -> DocumentOut:
-    """Read a failed document again."""
+@router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")
+def retry(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+    """Its latest version."""
     runtime.documents.retry(document_id)
-    return _described(runtime.documents.get(document_id))
+    return _describe(runtime.documents.get(document_id))
 
 
-@router.post("/{document_id}/cancel", status_code=202)
-def cancel(document_id: str, runtime: RuntimeDep) -> DocumentOut:
-    """Stop reading a document; a version in force stays."""
+@router.post("/{document_id}/cancel", status_code=202, summary="Stop reading a document")
+def cancel(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+    """A version in force stays."""
     runtime.documents.cancel(document_id)
-    return _described(runtime.documents.get(document_id))
+    return _describe(runtime.documents.get(document_id))
 
 
-@router.delete("/{document_id}", status_code=204)
-def delete(document_id: str, runtime: RuntimeDep) -> None:
-    """Delete a document in whatever state it is."""
+@router.delete("/{document_id}", status_code=204, summary="Delete a document")
+def delete(document_id: Text, runtime: RuntimeDep) -> None:
+    """In whatever state it is."""
     runtime.documents.delete(document_id)
 
 
-@search_router.get("")
+@search_router.get("", summary="Search the documents")
 def search(
-    q: str,
+    q: Text,
     runtime: RuntimeDep,
-    collection: str | None = None,
-    mode: str | None = None,
+    collection: Text | None = None,
+    mode: Text | None = None,
     count: Annotated[int, Query(ge=1, le=50)] = 5,
-) -> dict[str, Any]:
+) -> Hits:
     """The best chunks for a question, with what their scores are made of and how much was looked at."""
     if mode is not None and mode not in MODES:
         raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
     found = runtime.retriever.find(q, collection, mode=mode, source="api")
     hits = runtime.retriever.hits(found, count)
-    return {
-        "mode": found.mode,
-        "visited": found.visited,
-        "total": found.total,
-        "seconds": found.seconds,
-        "data": [
-            {
-                "chunk_id": hit.chunk_id, "document_id": hit.document_id, "document": hit.document,
-                "position": hit.position, "score": hit.score, "cosine": hit.parts.cosine,
-                "keyword": hit.parts.keyword, "title": hit.parts.title, "hop": hit.parts.hop,
-                "edge": asdict(hit.parts.step) if hit.parts.step else None, "text": hit.text,
-            }
-            for hit in hits
-        ],
-    }  # fmt: skip
+    data = [
+        HitView(
+            chunk_id=hit.chunk_id, document_id=hit.document_id, document=hit.document, position=hit.position,
+            score=hit.score, cosine=hit.parts.cosine, keyword=hit.parts.keyword, title=hit.parts.title,
+            hop=hit.parts.hop, edge=StepView(**asdict(hit.parts.step)) if hit.parts.step else None, text=hit.text,
+        )
+        for hit in hits
+    ]  # fmt: skip
+    return Hits(mode=found.mode, visited=found.visited, total=found.total, seconds=found.seconds, data=data)

@@ -50,7 +50,7 @@ from backend.engine.messages import (
 )
 from backend.engine.prefix_store import PrefixStore
 from backend.engine.quantize import resolve_variant, working_dtype
-from backend.engine.sampler import sample
+from backend.engine.sampler import sample, score_prompt
 from backend.engine.scheduler import Scheduled, Scheduler
 from backend.engine.sequence import Sequence, Status
 from backend.engine.switches import Switches, ineffective
@@ -477,13 +477,15 @@ class EngineCore:
         problem = request.sampling.problem()
         if problem:
             raise InvalidRequestError(problem)
+        _check_ids(list(request.sampling.named_tokens()), self.decoder.shape.vocab)
         most = request.sampling.max_tokens
         if len(request.prompt) + most > self.max_model_len:
             raise InvalidRequestError(
                 f"{len(request.prompt)} prompt tokens plus max_tokens {most} exceed the context of "
                 f"{self.max_model_len} tokens."
             )
-        seq = Sequence(request, max_blocks=-(-(len(request.prompt) + most) // BLOCK_SIZE))
+        blocks = -(-(len(request.prompt) + most) // BLOCK_SIZE)
+        seq = Sequence(request, max_blocks=blocks, eos_ids=self.decoder.shape.eos_ids)
         self.scheduler.add(seq, time.monotonic())
         self._live[seq.request_id] = seq
 
@@ -568,7 +570,9 @@ class EngineCore:
                 self.cache.commit(item.seq)
             self._charge(scheduled, time.monotonic() - started)
             self._emit_tokens(produced)
-            for seq in dict.fromkeys(seq for seq, _, _ in produced):  # with a guess that held there are two tokens
+            ending = [seq for seq, _, _ in produced]
+            ending += [i.seq for i in scheduled if not (i.seq.sampling.max_tokens or i.seq.remaining)]  # only read
+            for seq in dict.fromkeys(ending):  # with a guess that held there are two tokens
                 reason = self._end(seq)
                 if reason:
                     self._finish(seq, reason)
@@ -618,10 +622,15 @@ class EngineCore:
     def _run(self, scheduled: list[Scheduled]) -> Produced:
         """Bring the scheduled tokens through the model; draw the next one of each sequence that is read to its end."""
         batch = self._prepare(scheduled)
-        logits = self._graphs(batch) if self._graphs is not None and self.switches.cuda_graphs else None
+        graphs = self._graphs if self.switches.cuda_graphs else None
+        if any(item.seq.scores_prompt for item in scheduled):
+            graphs = None  # they give one row a sequence
+        logits = graphs(batch) if graphs is not None else None
         if logits is None:
             logits = self.decoder.forward(batch, self.attention)
-        complete = [item for item in scheduled if item.tokens - len(item.draft) == item.seq.remaining]
+        read = [item for item in scheduled if item.tokens - len(item.draft) == item.seq.remaining]
+        complete = [item for item in read if item.seq.sampling.max_tokens]  # others only wanted their prompt read
+        self._score_prompts(scheduled, logits)
         for item in scheduled:
             if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
                 self.prompt_tokens += min(item.tokens, item.seq.prompt_len - item.seq.computed)
@@ -633,7 +642,7 @@ class EngineCore:
         if any(item.draft for item in complete):
             return self._check_drafts(complete, logits)
         seqs = [item.seq for item in complete]
-        tokens, logprobs = sample(logits, seqs) if seqs else ([], [])
+        tokens, logprobs = sample(logits[: len(seqs)], seqs) if seqs else ([], [])
         produced = list(zip(seqs, tokens, logprobs, strict=True))
         for seq, token, _ in produced:
             seq.tokens.append(token)
@@ -651,6 +660,15 @@ class EngineCore:
                 item.seq.decode_seconds += share * item.tokens
         reading = [item.tokens for item in scheduled if item.reads]
         self.scheduler.pace.learn(len(scheduled) - len(reading), sum(reading), elapsed)
+
+    @staticmethod
+    def _score_prompts(scheduled: list[Scheduled], logits: torch.Tensor) -> None:
+        """Log probabilities of the prompts that ask for them: their rows are the last of `logits`, in order."""
+        asking = [item for item in scheduled if item.seq.scores_prompt]
+        row = len(logits) - sum(item.tokens for item in asking)
+        for item in asking:
+            score_prompt(logits[row : row + item.tokens], item.seq, item.seq.computed)
+            row += item.tokens
 
     def _check_drafts(self, complete: list[Scheduled], logits: torch.Tensor) -> Produced:
         """Draw token after token as if nothing had been guessed; a guess that agrees saves its own step."""
@@ -682,6 +700,7 @@ class EngineCore:
         total = int(starts[-1])
         token_ids, positions = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
         last: list[int] = []
+        scored: list[int] = []
         for i, item in enumerate(scheduled):
             seq, begin, end = item.seq, int(starts[i]), int(starts[i + 1])
             known = item.tokens - len(item.draft)
@@ -692,8 +711,10 @@ class EngineCore:
             else:
                 token_ids[begin:end] = seq.tokens[seq.computed : seq.computed + known] + item.draft
                 positions[begin:end] = np.arange(seq.computed, seq.computed + item.tokens)
-            if known == seq.remaining:
+            if known == seq.remaining and seq.sampling.max_tokens:
                 last.extend(range(begin + known - 1, end))
+            if seq.scores_prompt:
+                scored.extend(range(begin, end))
         contexts = positions[starts[1:] - 1] + 1
         width = int(-(-contexts.max() // BLOCK_SIZE))
         tables = np.zeros((count, width), dtype=np.int32)
@@ -712,7 +733,7 @@ class EngineCore:
             tables=torch.from_numpy(tables).to(to),
             max_query=int(counts.max()),
             max_context=int(contexts.max()),
-            last=torch.tensor(last, dtype=torch.int64, device=to),
+            last=torch.tensor(last + scored, dtype=torch.int64, device=to),
         )
 
     def _emit_tokens(self, produced: Produced) -> None:
@@ -729,14 +750,15 @@ class EngineCore:
         self.emit(StepOutput(out))
 
     def _end(self, seq: Sequence) -> str | None:
-        if not seq.sampling.ignore_eos and seq.tokens[-1] in self.decoder.shape.eos_ids:
+        if seq.output_len and seq.tokens[-1] in seq.end_ids:
             return "stop"
         return "length" if seq.output_len >= seq.sampling.max_tokens else None
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         self.scheduler.finish(seq)
         del self._live[seq.request_id]
-        self.emit(Finished(seq.request_id, reason, seq.usage(self.decoder.variant)))
+        usage = seq.usage(self.decoder.variant)
+        self.emit(Finished(seq.request_id, reason, usage, tuple(seq.prompt_logprobs)))
 
     def _fail(self, seq: Sequence, error: str, kind: str = "internal") -> None:
         if seq.status is Status.FINISHED:

@@ -123,7 +123,7 @@ class BlockCache:
         """
         found: list[int | None] = []
         digests: list[bytes] = []
-        if not self.reuse:
+        if not self.reuse or seq.scores_prompt:
             return found, digests
         parent = self._root(seq.salt)
         for start in range(0, (seq.length - 1) // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):

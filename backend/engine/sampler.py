@@ -9,6 +9,12 @@ from backend.engine.sequence import Sequence
 
 NUCLEUS_CANDIDATES = 1024
 """Tokens looked at before a full sort; a nucleus is nearly always smaller."""
+GREEDY_BELOW = 1e-6
+"""Temperatures up to this are greedy: logits divided by less leave what float32 can hold."""
+NEVER = -1e9
+"""Logit of a token that must not be drawn; finite, so that a distribution of nothing else is one still."""
+LEAST_LOGPROB = -9999.0
+"""What a log probability is reported as at least, so that it can be written as JSON and added up."""
 
 
 @torch.inference_mode()
@@ -19,8 +25,9 @@ def sample(logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[int], list[
     probabilities are of the model's distribution after penalties, before temperature and truncation.
     """
     _penalize(logits, seqs)
+    _steer(logits, seqs)
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    drawn = [i for i, seq in enumerate(seqs) if seq.sampling.temperature > 0]
+    drawn = [i for i, seq in enumerate(seqs) if seq.sampling.temperature > GREEDY_BELOW]
     if drawn:
         for i, token in zip(drawn, _draw(logits[drawn], [seqs[i] for i in drawn]), strict=True):
             tokens[i] = token
@@ -38,6 +45,17 @@ def _penalize(logits: torch.Tensor, seqs: list[Sequence]) -> None:
             output = torch.tensor(seq.tokens[seq.prompt_len :], device=logits.device)
             values, counts = output.unique(return_counts=True)
             logits[i, values] -= p.frequency_penalty * counts + p.presence_penalty
+
+
+def _steer(logits: torch.Tensor, seqs: list[Sequence]) -> None:
+    """Add each request's logit bias, and keep its answer from ending before `min_tokens`."""
+    for i, seq in enumerate(seqs):
+        if seq.sampling.logit_bias:
+            tokens, values = zip(*seq.sampling.logit_bias, strict=True)
+            bias = torch.tensor(values, dtype=logits.dtype, device=logits.device)
+            logits[i].index_add_(0, torch.tensor(tokens, device=logits.device), bias)
+        if seq.output_len < seq.sampling.min_tokens and seq.end_ids:
+            logits[i, list(seq.end_ids)] = NEVER
 
 
 def _draw(logits: torch.Tensor, seqs: list[Sequence]) -> list[int]:
@@ -105,13 +123,31 @@ def _invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 def _logprobs(logits: torch.Tensor, seqs: list[Sequence], tokens: list[int]) -> list[Logprob | None]:
     out: list[Logprob | None] = [None] * len(seqs)
     for i, seq in enumerate(seqs):
-        wanted = seq.sampling.logprobs
-        if wanted is None:
-            continue
-        row = torch.log_softmax(logits[i], dim=-1)
-        top: tuple[tuple[int, float], ...] = ()
-        if wanted:
-            values, indices = row.topk(wanted)
-            top = tuple(zip(indices.tolist(), values.tolist(), strict=True))
-        out[i] = Logprob(chosen=float(row[tokens[i]]), top=top)
+        if seq.sampling.logprobs is not None:
+            (out[i],) = _report(logits[i : i + 1], tokens[i : i + 1], seq.sampling.logprobs)
     return out
+
+
+def _report(logits: torch.Tensor, tokens: list[int], alternatives: int) -> list[Logprob]:
+    """Log probabilities of one token a row and of the row's likeliest."""
+    rows = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
+    chosen = rows.gather(1, torch.tensor(tokens, device=rows.device).unsqueeze(1)).squeeze(1).tolist()
+    values, indices = rows.topk(min(alternatives, rows.shape[-1]))
+    tops = [tuple(zip(*pair, strict=True)) for pair in zip(indices.tolist(), values.tolist(), strict=True)]
+    return [Logprob(*pair) for pair in zip(chosen, tops, strict=True)]
+
+
+@torch.inference_mode()
+def score_prompt(logits: torch.Tensor, seq: Sequence, start: int) -> None:
+    """Note the log probabilities of a prompt's tokens.
+
+    Args:
+        logits: float32 [positions, vocab], the model's at `start` and the positions after it.
+        seq: what they were computed for; its `prompt_logprobs` are filled in.
+        start: first position.
+    """
+    # Each position predicts the next one's token; the last one's is the answer's first.
+    tokens = seq.tokens[start + 1 : min(start + 1 + len(logits), seq.prompt_len)]
+    if tokens:
+        reported = _report(logits[: len(tokens)], tokens, seq.sampling.prompt_logprobs or 0)
+        seq.prompt_logprobs[start + 1 : start + 1 + len(tokens)] = reported

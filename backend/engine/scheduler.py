@@ -23,6 +23,8 @@ SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 
 
+SCORED_CHUNK = 256
+"""Most tokens of a prompt that a step reads where the log probability of each is wanted."""
 CAUTION = 0.8
 """Share of the time allowed that is aimed at, since steps vary."""
 FIRST_CHUNK = 8
@@ -165,6 +167,8 @@ class Scheduler:
         def portion(seq: Sequence) -> int:
             """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
             nonlocal paced
+            if seq.scores_prompt:  # each gives a row of logits as wide as the vocabulary
+                return min(seq.remaining, budget, SCORED_CHUNK)
             if not self._long(seq):
                 return min(seq.remaining, budget)
             tokens = min(seq.remaining, budget, paced)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from enum import Enum
 
 import numpy as np
 
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.messages import Generate, Usage
+from backend.engine.messages import Generate, Logprob, Usage
 from backend.engine.speculate import Drafter, PromptLookup
 
 
@@ -25,9 +26,14 @@ class Sequence:
     """Prompt and output tokens with the block table that holds their keys and values.
 
     `computed` tokens have keys and values in the cache; the rest still have to go through the model.
+
+    Args:
+        request: what was asked.
+        max_blocks: most blocks it can come to hold.
+        eos_ids: the model's end-of-sequence tokens.
     """
 
-    def __init__(self, request: Generate, max_blocks: int) -> None:
+    def __init__(self, request: Generate, max_blocks: int, eos_ids: Iterable[int] = ()) -> None:
         self.request_id = request.request_id
         self.tokens: list[int] = list(request.prompt)
         self.prompt_len = len(request.prompt)
@@ -39,7 +45,13 @@ class Sequence:
         self.block_row = np.zeros(max_blocks, dtype=np.int32)
         self.block_hashes: list[bytes] = []
         self.computed = 0
-        self.segments = request.segments
+        asked = self.sampling.prompt_logprobs is not None
+        self.prompt_logprobs: list[Logprob | None] = [None] * self.prompt_len if asked else []
+        self.end_ids = frozenset(self.sampling.stop_token_ids)  # tokens that end it
+        if not self.sampling.ignore_eos:
+            self.end_ids |= frozenset(eos_ids)
+        # Log probabilities of a prompt are those of its own text: nothing is put in from elsewhere.
+        self.segments = () if asked else request.segments
         self.pending: list[int] = []  # positions still to compute, where states of texts were put between them
         self.exact: int | None = None  # tokens before the first such text
         self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
@@ -60,6 +72,11 @@ class Sequence:
     def output_len(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log probabilities of its prompt are still to come; every token of it has to be computed then."""
+        return len(self.prompt_logprobs) > 1 and self.prompt_logprobs[-1] is None
 
     @property
     def remaining(self) -> int:

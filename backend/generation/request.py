@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.engine.messages import REALTIME, SamplingParams
+from backend.engine.messages import MOST_LISTED, REALTIME, SamplingParams
 from backend.errors import ContextLengthError, InvalidInputError
 from backend.models.text import TextModel
 
@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "presence_penalty": (-2, 2),
     "top_k": (0, 1 << 20),
     "logprobs": (0, 20),
+    "prompt_logprobs": (0, 20),
 }
 
 
@@ -44,7 +45,7 @@ class TextRequest:
     text: str | None = None
     token_ids: list[int] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int | None = None  # None: as much as fits, up to a sensible default
+    max_tokens: int | None = None  # None: as much as fits, up to the setting; 0: only the prompt is read
     stop: tuple[str, ...] = ()
     path: str = REALTIME
     source: str = "api"
@@ -90,6 +91,14 @@ def check_sampling(sampling: SamplingParams, stop: tuple[str, ...]) -> None:
             continue
         if not math.isfinite(value) or not low <= value <= high:
             raise InvalidInputError(f"{name} must be between {low:g} and {high:g}, not {value}.", param=name)
+    for token, bias in sampling.logit_bias:
+        if not -100 <= bias <= 100:
+            raise InvalidInputError(
+                f"logit_bias must be between -100 and 100, not {bias} (of token {token}).", param="logit_bias"
+            )
+    for name, listed in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+        if len(listed) > MOST_LISTED:
+            raise InvalidInputError(f"{name} names {len(listed)} tokens; at most {MOST_LISTED} are taken.", param=name)
     if sampling.top_p == 0:
         raise InvalidInputError("top_p must be above 0.", param="top_p")
     if len(stop) > MAX_STOPS:
@@ -126,8 +135,9 @@ def prepare(request: TextRequest, text: TextModel, *, vocab: int, context: int, 
         ContextLengthError: prompt and answer do not fit.
     """
     check_sampling(request.sampling, request.stop)
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise InvalidInputError("max_tokens must be at least 1.", param="max_tokens")
+    least = 1 if request.sampling.prompt_logprobs is None else 0
+    if request.max_tokens is not None and request.max_tokens < least:
+        raise InvalidInputError(f"max_tokens must be at least {least}.", param="max_tokens")
     segments: tuple[tuple[int, int], ...] = ()
     left_out = 0
     if request.messages is not None:
@@ -152,16 +162,34 @@ def prepare(request: TextRequest, text: TextModel, *, vocab: int, context: int, 
     wrong = next((i for i in ids if not 0 <= i < vocab), None)
     if wrong is not None:
         raise InvalidInputError(f"Token id {wrong} is outside the vocabulary of {vocab} tokens.", param="prompt")
-    room = context - len(ids)
-    if room < 1 or (request.max_tokens or 1) > room:
-        wanted = f" with {request.max_tokens} tokens of answer" if request.max_tokens else ""
-        raise ContextLengthError(
-            f"This model's maximum context length is {context} tokens; the prompt of {len(ids)} tokens{wanted} does "
-            "not fit it. Shorten the prompt or ask for fewer tokens.",
-            param="messages" if request.messages is not None else "prompt",
+    strange = next((token for token in request.sampling.named_tokens() if not 0 <= token < vocab), None)
+    if strange is not None:
+        param = "stop_token_ids" if strange in request.sampling.stop_token_ids else "logit_bias"
+        raise InvalidInputError(
+            f"{param}: token id {strange} is outside the vocabulary of {vocab} tokens.", param=param
         )
-    most = request.max_tokens or min(room, default_max_tokens)
+    room = context - len(ids)
+    if room < (1 if request.max_tokens is None else request.max_tokens):
+        raise _overflow(context, len(ids), request)
+    most = min(room, default_max_tokens) if request.max_tokens is None else request.max_tokens
+    if request.sampling.min_tokens > most:
+        raise InvalidInputError(
+            f"min_tokens must not be more than the {most} tokens that the answer may have.", param="min_tokens"
+        )
     return Prepared(request, ids, replace(request.sampling, max_tokens=most), segments, left_out)
+
+
+def _overflow(context: int, prompt: int, request: TextRequest) -> ContextLengthError:
+    """Worded as OpenAI words it, since clients look for these words."""
+    what = "prompt" if request.messages is None else "messages"
+    if request.max_tokens is None:
+        asked = f"your {what} resulted in {prompt} tokens. Please reduce the length of the {what}."
+    else:
+        asked = (
+            f"you requested {prompt + request.max_tokens} tokens ({prompt} in the {what}, {request.max_tokens} in the "
+            f"completion). Please reduce the length of the {what} or the completion."
+        )
+    return ContextLengthError(f"This model's maximum context length is {context} tokens. However, {asked}", param=what)
 
 
 def _latest(messages: list[dict[str, str]], text: TextModel, room: int) -> list[dict[str, str]]:

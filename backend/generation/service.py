@@ -111,7 +111,8 @@ class GenerationService:
             return generation
         switches = self.engine.switches
         place = self._place(prepared)
-        keeps = switches.answer_cache and repeatable(request.sampling) and request.sampling.logprobs is None
+        plain = request.sampling.logprobs is None and request.sampling.prompt_logprobs is None
+        keeps = switches.answer_cache and repeatable(request.sampling) and plain
         if keeps and not request.fresh and self._again(prepared, generation, place):
             return generation
         self._line.enter(generation.id, request.path)
@@ -121,7 +122,7 @@ class GenerationService:
         if generation.cancelled:
             generation.finish("abort")
             return generation
-        decoder = StreamDecoder(self._text(), list(request.stop))
+        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
         sink = _Sink(self, prepared, generation, decoder, place if keeps else None, switches)
         self.engine.generate(
             Generate(
@@ -209,7 +210,7 @@ class GenerationService:
             return False
         generation.begin(prepared)
         generation.mark_cached(mark, answer.citations if mark.kind is CacheKind.SEMANTIC else list(request.citations))
-        decoder = StreamDecoder(self._text(), list(request.stop))
+        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
         for token in answer.token_ids:
             if not decoder.stopped:
                 generation.push(Piece(decoder.push(token), token, None))
@@ -301,6 +302,7 @@ class _Sink:
         account = self._service.ledger.record(
             self._service.asked(self._generation), event.usage, outcome=reason, switches=self._switches.as_dict()
         )
+        self._generation.prompt_logprobs = event.prompt_logprobs
         self._generation.finish(reason, account)
         if self._place is not None and reason in ("stop", "length"):
             request = self._prepared.request

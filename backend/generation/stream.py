@@ -84,6 +84,8 @@ class Generation:
         cache_mark: that it was given before.
         citations: what it quotes; of an answer to a like question, what that answer quoted.
         left_out: turns of the conversation that did not fit the context.
+        prompt_ids: the prompt's tokens.
+        prompt_logprobs: their log probabilities where they were asked for, the first None; known at the end.
         cancelled: somebody wants it to end.
     """
 
@@ -100,6 +102,8 @@ class Generation:
         self.cache_mark: CacheMark | None = None
         self.citations: tuple[dict[str, Any], ...] = request.citations
         self.left_out = 0
+        self.prompt_ids: list[int] = []
+        self.prompt_logprobs: tuple[Logprob | None, ...] = ()
         self.cancelled = False
         self._keep = keep
         self._closing = False
@@ -130,7 +134,7 @@ class Generation:
             if self._closing:
                 return
             self.request, self.left_out = prepared.request, prepared.left_out
-            self.citations = prepared.request.citations
+            self.citations, self.prompt_ids = prepared.request.citations, prepared.token_ids
             self.status, self.note = Status.QUEUED, ""
             self._wake()
 

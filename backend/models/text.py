@@ -129,17 +129,44 @@ class TextModel:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
+    def decode_whole(self, ids: list[int]) -> str:
+        """Text of token ids with special tokens in it."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def offsets(self, text: str) -> list[int]:
+        """Where the tokens that `encode` gives begin in the text; what is put around a text stands at 0."""
+        return [start for start, _ in self.tokenizer.encode(text).offsets]
+
     def token_text(self, token_id: int) -> str:
         """One token as text, for log probabilities; bytes that are no character come as U+FFFD."""
         text: str = self.tokenizer.decode([token_id], skip_special_tokens=False)
         return text
 
 
+class TokenOffsets:
+    """Where the tokens of a text begin in it, told one by one; a character's later tokens stand where it begins."""
+
+    def __init__(self, model: TextModel, start: int = 0, *, special: bool = False) -> None:
+        self._model, self._at, self._special = model, start, special
+        self._stream = DecodeStream(skip_special_tokens=not special)
+
+    def push(self, token_id: int) -> int:
+        """Add a token; returns the characters before it."""
+        at = self._at
+        try:
+            self._at += len(self._stream.step(self._model.tokenizer, token_id) or "")
+        except Exception:  # bytes that are no text, which tokenizers cannot go on from
+            self._stream = DecodeStream(skip_special_tokens=not self._special)
+        return at
+
+
 class StreamDecoder:
     """Turns a stream of tokens into a stream of text that never shows half a character or half a stop string."""
 
-    def __init__(self, model: TextModel, stop: list[str]) -> None:
+    def __init__(self, model: TextModel, stop: list[str], unseen: Sequence[int] = ()) -> None:
         self._model = model
+        self._unseen = frozenset(unseen)  # tokens that end an answer and are no part of its text
         self._stream = DecodeStream(skip_special_tokens=True)
         self._stop = [s for s in stop if s]
         self._held = ""  # text that may be the beginning of a stop string
@@ -149,6 +176,8 @@ class StreamDecoder:
 
     def push(self, token_id: int) -> str:
         """Add a token; returns the text that is now certain."""
+        if token_id in self._unseen:
+            return ""
         self._ids.append(token_id)
         piece = self._step(token_id)
         if piece is None:

@@ -65,7 +65,7 @@ def test_where_no_folder_is_left_the_portable_path_serves(
     monkeypatch.setattr(ctypes, "CDLL", never)
     load_cpu_kernels.cache_clear()
     core = make_engine().core
-    assert core.kernels is None and "failed to map segment" in core.info()["notices"][0]
+    assert core.kernels is None and "failed to map segment" in core.info().notices[0]
 
 
 def test_a_compiler_that_does_not_end_is_given_up(

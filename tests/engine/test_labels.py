@@ -51,10 +51,10 @@ def test_eight_bits_on_a_gpu_are_called_what_they_are() -> None:
 
 
 def test_an_engine_says_which_switches_do_nothing_where_it_runs(make_engine: Any, tiny: Path) -> None:
-    portable = make_engine(Switches(quantization="fp32"), folder=tiny, use_kernels=False).core.info()["ineffective"]
+    portable = make_engine(Switches(quantization="fp32"), folder=tiny, use_kernels=False).core.info().ineffective
     assert {"sparse_attention", "kv_cache", "shared_prefix_attention", "cuda_graphs"} <= portable.keys()
     assert "chunk_reuse" not in portable
-    kernels = make_engine(Switches(quantization="fp32"), folder=tiny).core.info()["ineffective"]
+    kernels = make_engine(Switches(quantization="fp32"), folder=tiny).core.info().ineffective
     assert "cuda_graphs" in kernels and "sparse_attention" not in kernels
     assert ("quantization" in kernels) is (resolve_variant("bf16", CPU) == "fp32")
 

@@ -1,0 +1,40 @@
+"""What routes are given: the runtime, the caller, and bodies that say they are JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from backend.access.caller import STRANGER, Caller
+from backend.errors import UnsupportedMediaTypeError
+from backend.runtime import Runtime
+
+
+async def runtime_of(request: Request) -> Runtime:
+    """The runtime that serves this request."""
+    runtime: Runtime = request.app.state.runtime()
+    return runtime
+
+
+async def caller_of(request: Request) -> Caller:
+    """Who the gate found to be calling; a stranger on the few routes that are open to all."""
+    caller: Caller | None = request.scope.get("state", {}).get("caller")
+    return caller or STRANGER
+
+
+async def json_only(request: Request) -> None:
+    """Refuse a body that does not say it is JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: names the header to send.
+    """
+    if request.method not in ("POST", "PUT", "PATCH"):
+        return
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaTypeError("Send the body as JSON, with the header content-type: application/json.")
+
+
+RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
+CallerDep = Annotated[Caller, Depends(caller_of)]

@@ -1,0 +1,35 @@
+"""What an answer says it used, and what wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from backend.generation.stream import Generation
+from backend.runtime import Runtime
+
+
+def usage(generations: list[Generation], n: int) -> dict[str, Any]:
+    """Tokens read and written: n answers to one prompt read it once, several prompts are several even if equal.
+
+    Args:
+        generations: n for each prompt, one prompt after the other.
+        n: answers a prompt.
+    """
+    accounts = [generation.account for generation in generations]
+    firsts = [next((a for a in accounts[i : i + n] if a is not None), None) for i in range(0, len(accounts), n)]
+    prompt = sum(account.prompt_tokens for account in firsts if account is not None)
+    output = sum(account.output_tokens for account in accounts if account is not None)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": sum(a.cached_tokens for a in firsts if a is not None)},
+    }
+
+
+def system_fingerprint(runtime: Runtime) -> str:
+    """Stands for the weights and the form they are held in: what else than the request decides an answer."""
+    applied = runtime.engine.applied
+    identity = f"{runtime.engine.known().fingerprint}:{applied.variant if applied else ''}"
+    return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
