@@ -2,7 +2,7 @@
 
 Where the C++ kernels serve, a text goes from token ids to its vector within one thread, in 8 bits: its vector is then
 the same to the last bit whatever else is in the batch. Elsewhere torch computes it, sequences end to end and without
-padding.
+padding; on a processor each row of its products, and so a vector, is then the same whatever is beside it, too.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Encoder:
             self._forward = KernelForward(folder, shape, weights, kernels, bits=8 if quantize else 16)
         else:
             dtype, make = linear_factory(
-                "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels
+                "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels, invariant=True
             )
             linears = {name: make(weights[name], weights[f"{name}.bias"], name=name) for name in shape.products}
             self._forward = TorchForward(shape, weights, device, linears, dtype)

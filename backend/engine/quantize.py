@@ -240,6 +240,7 @@ def linear_factory(
     high: frozenset[str] = frozenset(),
     *,
     hub_kernels: bool = False,
+    invariant: bool = False,
 ) -> tuple[torch.dtype, LinearFactory]:
     """Return the working dtype of a variant and how its linear layers are made.
 
@@ -249,6 +250,7 @@ def linear_factory(
         kernels: the C++ library, or None.
         high: names of layers that a low-bit variant keeps in 16 bits.
         hub_kernels: bitsandbytes may fetch kernels from a hub.
+        invariant: on a processor a row's result must not depend on the rows beside it, in float32 too.
 
     Raises:
         ValueError: this machine cannot hold weights so; says why.
@@ -272,7 +274,7 @@ def linear_factory(
         if variant in LOW_BITS and low:
             return RowScaledInt8Linear(weight, bias)
         # Beside layers in 8 bits a difference in the last bit becomes a whole step, so float32 is packed there as well.
-        if cpu and (fast or variant in LOW_BITS) and torch.backends.mkldnn.is_available():
+        if cpu and (fast or invariant or variant in LOW_BITS) and torch.backends.mkldnn.is_available():
             return PackedLinear(weight, bias, dtype)
         return DenseLinear(weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype))
 

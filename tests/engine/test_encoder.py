@@ -83,6 +83,12 @@ def test_a_vector_is_the_same_whatever_is_beside_it(folder: Path, texts: list[li
     assert all((encoder.embed([text])[0] == row).all() for text, row in zip(texts, together, strict=True))
 
 
+def test_torchs_vector_is_the_same_whatever_is_beside_it(folder: Path, texts: list[list[int]]) -> None:
+    encoder = Encoder(folder, CPU)
+    together = encoder.embed(texts)
+    assert all((encoder.embed([text])[0] == row).all() for text, row in zip(texts, together, strict=True))
+
+
 def random_model(at: Path, folder: Path, **change: object) -> Path:
     torch.manual_seed(5)
     sizes = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 224}

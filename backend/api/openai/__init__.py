@@ -11,5 +11,6 @@ from backend.api.openai import chat, completions, embeddings, models
 router = APIRouter(
     prefix="/v1", tags=["OpenAI-compatible"], responses=problems(404, 415, 429), dependencies=[Depends(json_only)]
 )
-for family in (models, chat, completions, embeddings):
+FAMILIES = (models, chat, completions, embeddings)
+for family in FAMILIES:
     router.include_router(family.router)

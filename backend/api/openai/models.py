@@ -15,7 +15,7 @@ router = APIRouter()
 
 @router.head("/models", include_in_schema=False)
 @router.get("/models", summary="List the models that are served")
-def list_models(runtime: RuntimeDep) -> ModelList:
+async def list_models(runtime: RuntimeDep) -> ModelList:
     """The language model and the embedding model."""
     names = (runtime.settings.served_model, runtime.settings.served_embedding_model)
     return ModelList(data=[_model(runtime, name) for name in names])
@@ -23,7 +23,7 @@ def list_models(runtime: RuntimeDep) -> ModelList:
 
 @router.head("/models/{name}", include_in_schema=False)
 @router.get("/models/{name}", summary="Describe one model")
-def get_model(name: Text, runtime: RuntimeDep) -> Model:
+async def get_model(name: Text, runtime: RuntimeDep) -> Model:
     """One of the models that are served."""
     settings = runtime.settings
     return _model(runtime, served_name(name, settings.served_model, settings.served_embedding_model))
