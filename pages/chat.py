@@ -11,7 +11,7 @@ from backend.errors import TenfoldError
 from backend.generation.conversations import ChatOptions
 from backend.generation.stream import Generation
 from backend.runtime import Runtime, current
-from backend.store.tables import Message
+from backend.store.tables.chats import Message
 from pages.caller import current_caller
 from pages.drawing.untrusted import passage, plain, prose
 from pages.formatting import money, rate, seconds

@@ -14,7 +14,7 @@ from backend.knowledge.collections import DEFAULT_COLLECTION
 from backend.knowledge.documents import PENDING
 from backend.knowledge.formats import SUPPORTED
 from backend.runtime import Runtime, current
-from backend.store.tables import Document
+from backend.store.tables.documents import Document
 from pages.drawing.untrusted import passage, plain
 from pages.formatting import money, seconds, size, when
 

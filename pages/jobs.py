@@ -8,7 +8,7 @@ from backend.errors import TenfoldError
 from backend.jobs.prompts import read_prompts
 from backend.jobs.service import OPEN, Progress
 from backend.runtime import Runtime, current
-from backend.store.tables import Job
+from backend.store.tables.jobs import Job
 from pages.drawing.untrusted import plain
 from pages.formatting import money, seconds, when
 

@@ -14,7 +14,7 @@ from backend.errors import TenfoldError
 from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
 from backend.knowledge.search import KEYWORD, TITLE, Found
 from backend.runtime import Runtime, current
-from backend.store.tables import Chunk, Document
+from backend.store.tables.documents import Chunk, Document
 from pages.caller import current_caller
 from pages.drawing.charts import AMBER, GRAY, TEAL
 from pages.drawing.untrusted import passage, plain

@@ -14,7 +14,8 @@ from sqlmodel import col, select
 from backend.access.caller import Caller, Role
 from backend.errors import NotFoundError
 from backend.store.database import Database
-from backend.store.tables import ApiKey, new_id
+from backend.store.ids import new_id
+from backend.store.tables.access import ApiKey
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
 from backend.knowledge.search import MODES
 from backend.store.failures import named_failures
-from backend.store.tables import Document, DocumentState
+from backend.store.tables.documents import Document, DocumentState
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
 search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())

@@ -22,7 +22,7 @@ from sqlmodel import Session, col, func, select
 
 from backend.engine.messages import SamplingParams
 from backend.store.database import Database
-from backend.store.tables import Answer
+from backend.store.tables.answers import Answer
 
 MOST_ANSWERS = 10_000
 TRIM_EVERY = 100

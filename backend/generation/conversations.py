@@ -24,7 +24,7 @@ from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
 from backend.knowledge.grounding import Ground, Grounding
 from backend.store.database import Database
-from backend.store.tables import Conversation, Message
+from backend.store.tables.chats import Conversation, Message
 from backend.store.writer import cause
 
 TITLE_LENGTH = 60

@@ -19,7 +19,7 @@ from backend.generation.stream import CacheKind, CacheMark, Generation, Piece, S
 from backend.generation.waiting import WaitingLine
 from backend.metering.ledger import Asked, Ledger
 from backend.models.text import StreamDecoder, TextModel
-from backend.store.tables import Answer
+from backend.store.tables.answers import Answer
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from backend.engine.messages import Logprob
 from backend.errors import TenfoldError
 from backend.generation.request import Prepared, TextRequest
 from backend.metering.account import Account
-from backend.store.tables import new_id
+from backend.store.ids import new_id
 
 log = logging.getLogger(__name__)
 

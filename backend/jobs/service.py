@@ -24,7 +24,7 @@ from backend.generation.stream import Generation
 from backend.jobs.schedule import crontab
 from backend.knowledge.grounding import Grounding
 from backend.store.database import Database
-from backend.store.tables import Job, JobResult, JobRun
+from backend.store.tables.jobs import Job, JobResult, JobRun
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,9 @@ from backend.knowledge.parse import parse
 from backend.knowledge.signals import CancelToken
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Chunk, Document, DocumentState, DocumentVersion, Setting, new_id
+from backend.store.ids import new_id
+from backend.store.tables.documents import Chunk, Document, DocumentState, DocumentVersion
+from backend.store.tables.settings import Setting
 
 SLICE = 256
 """Chunks embedded, stored and indexed at a time: bounds memory, and how long a cancellation waits."""

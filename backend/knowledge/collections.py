@@ -9,7 +9,7 @@ from sqlmodel import Session, col, exists, func, select
 
 from backend.errors import InvalidInputError, NotFoundError
 from backend.store.database import Database
-from backend.store.tables import Collection, CollectionDocument, Document, DocumentState
+from backend.store.tables.documents import Collection, CollectionDocument, Document, DocumentState
 
 DEFAULT_COLLECTION = "default"
 LONGEST_NAME = 100

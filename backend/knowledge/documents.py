@@ -16,7 +16,7 @@ from sqlmodel import Session, col, exists, func, select
 from backend.errors import NotFoundError
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
-from backend.store.tables import Chunk, CollectionDocument, Document, DocumentState, DocumentVersion
+from backend.store.tables.documents import Chunk, CollectionDocument, Document, DocumentState, DocumentVersion
 
 PENDING = (DocumentState.QUEUED, DocumentState.PARSING, DocumentState.EMBEDDING)
 CANCELLED = "Cancelled. Retry to read it."

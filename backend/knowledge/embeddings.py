@@ -26,7 +26,9 @@ from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.metering.ledger import Asked, Ledger
 from backend.store.database import Database
-from backend.store.tables import Chunk, Embedding, new_id
+from backend.store.ids import new_id
+from backend.store.tables.documents import Chunk
+from backend.store.tables.embeddings import Embedding
 
 STEP = 64
 """Texts of one message to the engine."""

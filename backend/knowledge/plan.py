@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlmodel import col, func, select
 
 from backend.store.database import Database
-from backend.store.tables import Chunk, Document, DocumentState
+from backend.store.tables.documents import Chunk, Document, DocumentState
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.signals import CancelledError, ReaderSignals
 from backend.store.database import Database
 from backend.store.failures import named_failure
-from backend.store.tables import Document, DocumentState
+from backend.store.tables.documents import Document, DocumentState
 
 log = logging.getLogger(__name__)
 

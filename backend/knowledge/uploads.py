@@ -16,7 +16,7 @@ from backend.knowledge.formats import check
 from backend.knowledge.signals import ReaderSignals
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Document, DocumentState, DocumentVersion
+from backend.store.tables.documents import Document, DocumentState, DocumentVersion
 
 LONGEST_NAME = 255
 

@@ -87,7 +87,7 @@ def twice(runtime: Runtime) -> None:
     with runtime.database.session() as session:
         from sqlmodel import func, select
 
-        from backend.store.tables import Chunk
+        from backend.store.tables.documents import Chunk
 
         tokens = session.exec(select(func.sum(Chunk.tokens)).where(Chunk.document_id == made.id)).one()
     again, none, _ = timed_upload(runtime, "two hundred pages.md", data)

@@ -20,7 +20,8 @@ from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.metering.rate import TokenRate
 from backend.store.database import Database
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Usage
 
 LEAST_READ = 32
 """Tokens of a prompt from which its reading says something of the rate; below, it is mostly the step around them."""

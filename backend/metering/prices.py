@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backend.settings import ROOT, Settings
 from backend.store.database import Database
-from backend.store.tables import Setting
+from backend.store.tables.settings import Setting
 
 CATALOGUE = ROOT / "data" / "prices.json"
 KEY = "machine_price"

@@ -14,7 +14,7 @@ from typing import Any
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import InvalidSwitchError, Switches
 from backend.store.database import Database
-from backend.store.tables import Setting
+from backend.store.tables.settings import Setting
 
 log = logging.getLogger(__name__)
 

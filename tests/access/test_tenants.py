@@ -9,7 +9,7 @@ import pytest
 from backend.access.caller import STRANGER, Caller, Role, caller_from_headers
 from backend.errors import ForbiddenError, NotFoundError
 from backend.generation.conversations import ChatOptions
-from backend.store.tables import Message
+from backend.store.tables.chats import Message
 
 
 def test_a_chat_is_its_owners_alone(local: Any) -> None:

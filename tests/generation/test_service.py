@@ -14,7 +14,8 @@ from backend.errors import ContextLengthError, InvalidInputError, OverloadedErro
 from backend.generation.request import TextRequest
 from backend.generation.stream import CacheKind, Generation
 from backend.models.text import TextModel
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Usage
 from tests.conftest import until
 from tests.generation.conftest import Room
 

@@ -33,7 +33,7 @@ from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Document
+from backend.store.tables.documents import Document
 from tests.conftest import until
 from tests.engine.fake_engine import INFO
 

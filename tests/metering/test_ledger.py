@@ -19,7 +19,8 @@ from backend.metering.ledger import Asked
 from backend.metering.rate import TokenRate
 from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Usage
 from tests.generation.conftest import Room
 
 PER_SECOND = 1.0  # the rooms' price is 3,600 dollars an hour
