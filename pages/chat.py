@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
-from backend.engine.messages import SamplingParams
 from backend.errors import TenfoldError
-from backend.generation.conversations import ChatOptions
-from backend.generation.stream import Generation
 from backend.runtime import Runtime, current
-from backend.store.tables.chats import Message
 from pages.caller import current_caller
 from pages.drawing.untrusted import passage, plain, prose
 from pages.formatting import money, rate, seconds
+
+if TYPE_CHECKING:
+    from backend.chats.conversations import ChatOptions
+    from backend.generation.stream import Generation
+    from backend.store.tables.chats import Message
 
 TICK = 0.25
 """Seconds between two looks at an answer being written."""
@@ -102,9 +103,11 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
                                    persist_state="session")
         if conversation is not None:
             conversation_menu(runtime, conversation)
-    return ChatOptions(
+    return runtime.conversations.options(
         system=system or "",
-        sampling=SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition),
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition,
         max_tokens=max_tokens,
         collection=collection if grounded and ready else None,
     )
@@ -274,7 +277,7 @@ def welcome(runtime: Runtime) -> str | None:
     if not documents:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.load_samples()
+            runtime.samples.load()
             st.rerun()
         return None
     if any(d.state in ("queued", "parsing", "embedding") for d in documents):
@@ -288,7 +291,7 @@ def welcome(runtime: Runtime) -> str | None:
 
         reading()
         return None
-    if not any(d.name in runtime.sample_names() and d.state == "ready" for d in documents):
+    if not any(d.name in runtime.samples.names and d.state == "ready" for d in documents):
         st.write("Ask anything below. With *Answer from documents* on, answers quote what you uploaded.")
         return None
     st.write("Ask anything below, or begin with one of these:")

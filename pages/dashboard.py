@@ -9,8 +9,6 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from backend.access.caller import Role
-from backend.metering.account import percentiles
-from backend.metering.prices import MachinePrice, catalogue
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
 from pages.drawing.charts import AMBER, BLUE, TEAL
@@ -50,7 +48,7 @@ def live(runtime: Runtime, span: int) -> None:
     stats = runtime.engine.stats
     bucket = max(span / 60, 2.0)
     throughput = runtime.series.throughput(span, bucket)
-    ttft = percentiles([r.ttft for r in rows if r.ttft is not None])
+    ttft = runtime.ledger.first_token(rows)
     waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
     asked = totals["prompt_tokens"]
     figures: list[tuple[str, str, str | None]] = [
@@ -120,7 +118,7 @@ def price(runtime: Runtime) -> None:
     if runtime.settings.price_per_hour is not None:
         st.caption(f"Price: {plain(money(chosen.per_hour))} per hour, from `TENFOLD_PRICE_PER_HOUR`.")
         return
-    known = catalogue()
+    known = runtime.prices.catalogue
     with st.popover(f"Price: {plain(money(chosen.per_hour))} per hour", icon=":material/payments:"):
         names = [p.name for p in known] + ["My own price"]
         index = next((i for i, p in enumerate(known) if p == chosen), len(known))
@@ -129,7 +127,7 @@ def price(runtime: Runtime) -> None:
         own = st.number_input("US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != "My own price")
         st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
         if current_caller().role.covers(Role.ADMIN) and st.button("Use this price", type="primary"):
-            runtime.prices.choose(next((p for p in known if p.name == name), MachinePrice("My own price", own)))
+            runtime.prices.choose(name or "My own price", own)
             st.rerun()
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from backend.errors import TenfoldError
-from backend.knowledge.collections import DEFAULT_COLLECTION
-from backend.knowledge.documents import PENDING
-from backend.knowledge.formats import SUPPORTED
 from backend.runtime import Runtime, current
-from backend.store.tables.documents import Document
 from pages.drawing.untrusted import passage, plain
 from pages.formatting import money, seconds, size, when
+
+if TYPE_CHECKING:
+    from backend.store.tables.documents import Document
 
 STATES = {
     "queued": ":gray-badge[:material/schedule: queued]",
@@ -58,11 +57,13 @@ def uploader(runtime: Runtime) -> None:
     generation = st.session_state.setdefault("uploads", 0)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with right:
-        collection = st.text_input("Into collection", DEFAULT_COLLECTION, help="A new name makes a new collection.")
+        collection = st.text_input(
+            "Into collection", runtime.collections.default, help="A new name makes a new collection."
+        )
         folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
         files = st.file_uploader(
-            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in SUPPORTED)}; at most "
+            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}; at most "
             f"{runtime.settings.max_upload_mb} MB each. A changed file of a known name becomes its new version.",
             accept_multiple_files="directory" if folder else True,
             key=f"uploader-{generation}-{folder}",
@@ -88,7 +89,7 @@ def facts(runtime: Runtime, document: Document) -> str:
 
 def progress(runtime: Runtime, document: Document) -> None:
     """How far reading has come, how fast, and for how long yet."""
-    rate = runtime.ingest.rate(document.id)
+    rate = runtime.reader.rate(document.id)
     text = size(document.size)
     if rate is not None and rate.per_second:
         text = f"{rate.done:,} of {rate.total:,} chunks · {rate.per_second:.0f} a second · {seconds(rate.left)} left"
@@ -100,12 +101,12 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
     with st.container(border=True):
         name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
         name.markdown(f"**{plain(document.name)}**")
-        others = [c for c in collections if c != DEFAULT_COLLECTION]
+        others = [c for c in collections if c != runtime.collections.default]
         if others:
             name.markdown(" ".join(f":violet-badge[{plain(c)}]" for c in others))
         state.markdown(STATES[document.state])
         with about:
-            if document.state in PENDING:
+            if runtime.documents.is_pending(document):
                 progress(runtime, document)
                 if document.build:
                     st.caption(f"Version {document.version} answers until this one is ready.")
@@ -119,7 +120,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
                 runtime.documents.retry(document.id)
                 st.rerun()
-            if document.state in PENDING and st.button("Cancel", key=f"cancel-{document.id}"):
+            if runtime.documents.is_pending(document) and st.button("Cancel", key=f"cancel-{document.id}"):
                 runtime.documents.cancel(document.id)
                 st.rerun()
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
@@ -203,7 +204,7 @@ def empty(runtime: Runtime) -> None:
         st.markdown("#### No documents yet")
         st.write("Drop files above, or try it with three short sample documents.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.load_samples()
+            runtime.samples.load()
             st.rerun()
 
 
@@ -282,7 +283,7 @@ def caches(runtime: Runtime) -> None:
 def reindex(runtime: Runtime) -> None:
     """Read documents anew, with what it would take said before."""
     with st.expander("Read documents again", icon=":material/restart_alt:"):
-        if not runtime.ready:
+        if not runtime.texts.ready:
             st.caption("The models are still being loaded.")
             return
         stale = runtime.planner.stale()

@@ -7,7 +7,6 @@ not be taken back or away (a full disk, a locked database) is remembered, and do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from backend.knowledge.graph import GraphChunk
 from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.parse import parse
 from backend.knowledge.signals import CancelToken
+from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.database import Database
 from backend.store.ids import new_id
@@ -69,11 +69,11 @@ class Builder:
         documents: Documents,
         embeddings: EmbeddingService,
         index: KnowledgeIndex,
-        chunker: Callable[[], Chunker],
+        texts: Texts,
     ) -> None:
         self._settings, self._database, self._blobs = settings, database, blobs
         self._documents, self._embeddings, self._index = documents, embeddings, index
-        self._chunker = chunker
+        self._texts = texts
         self._remains: list[_Remains] = []
         self._rates: dict[str, Rate] = {}
         self._storer = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -97,6 +97,9 @@ class Builder:
     def version(self) -> str:
         """Names how chunks are cut and embedded now."""
         return f"{self._chunker().version}:{self._embeddings.fingerprint[:16]}"
+
+    def _chunker(self) -> Chunker:
+        return Chunker(self._texts.embedding_tokenizer(), self._settings.chunk_tokens)
 
     # ---- a build -------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,10 @@ class EmbeddingService:
         )  # fmt: skip
         return Embedded(vectors, computed, len(texts) - computed, tokens)
 
+    def vectors(self, texts: list[str], source: str, path: str) -> np.ndarray:
+        """See `embed`: its vectors alone."""
+        return self.embed(texts, source=source, path=path).vectors
+
     def _reuse(
         self, texts: list[str], token_ids: list[list[int]], path: str, progress: Callable[[int, int], None] | None
     ) -> tuple[np.ndarray, int, int, float]:

@@ -63,10 +63,6 @@ class Grounding:
         return f"Left out, so that the answer fits the context: {' and '.join(parts)}." if parts else ""
 
 
-Ground = Callable[[str, Turns, str, str, int | None], Grounding]
-"""(question, history, collection, system prompt, most tokens of the answer) → messages with passages."""
-
-
 def fitted(
     question: str,
     history: Turns,

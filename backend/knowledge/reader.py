@@ -102,11 +102,6 @@ class Reader:
         """What it does now."""
         return self._state
 
-    @property
-    def index_version(self) -> int:
-        """Grows with everything that becomes or ceases to be findable."""
-        return self._builder.index_version
-
     def rate(self, document_id: str) -> Rate | None:
         """How reading a document goes; None where it is not being read."""
         return self._builder.rate(document_id)

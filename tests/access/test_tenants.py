@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from backend.access.caller import STRANGER, Caller, Role, caller_from_headers
+from backend.chats.conversations import ChatOptions
 from backend.errors import ForbiddenError, NotFoundError
-from backend.generation.conversations import ChatOptions
 from backend.store.tables.chats import Message
 
 

@@ -46,7 +46,7 @@ async def chat_completions(
         salt=caller.tenant,
     )
     generations = await start(runtime, body, [prompt])
-    return await respond(runtime, request, body, generations, ChatShape(body, runtime.text()))
+    return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 
 async def _source(body: ChatCompletionBody, runtime: Runtime) -> dict[str, Any]:

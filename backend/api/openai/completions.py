@@ -48,7 +48,7 @@ async def completions(body: CompletionBody, request: Request, runtime: RuntimeDe
         for source in _sources(body)
     ]
     generations = await start(runtime, body, prompts)
-    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.text()))
+    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
 
 
 def _sources(body: CompletionBody) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from backend.chats.conversations import ChatOptions
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
-from backend.generation.conversations import ChatOptions
 from backend.generation.request import TextRequest
 from backend.metering.account import Account
 from backend.runtime import Runtime, close_runtime, open_runtime

@@ -1,23 +1,20 @@
-"""Switches, health and metrics over HTTP."""
+"""What those who run a server ask: whether it serves, what it does, which version it is."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import AfterValidator, BaseModel
 
 from backend.access.caller import STRANGER
-from backend.api.bodies import check_text
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
 from backend.engine.protocol import Phase
-from backend.engine.switches import InvalidSwitchError, describe
-from backend.errors import InvalidInputError, ModelFailedError, UnavailableError
+from backend.errors import ModelFailedError, UnavailableError
 from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
@@ -25,57 +22,8 @@ router = APIRouter(tags=["Control"], route_class=Room(8).route_class())
 
 HEALTH_TIMEOUT = 1.0
 """Seconds a health check waits for a turn; a longer turn is no illness, and its age is told."""
-STORE_TIMEOUT = 2.0
-"""Seconds a change waits for its switches to be stored."""
 TROUBLE = (ReaderPhase.WAITING, ReaderPhase.STOPPED)
 """What of the reader is seen in the status; everything that needs no new document is answered all the same."""
-
-
-class SwitchState(BaseModel):
-    """The switches asked for, the weights that serve, and what each switch is about."""
-
-    switches: dict[str, bool | int | str]
-    variant: str | None
-    loading: str | None
-    error: str | None
-    stored: bool
-    """Whether the next start begins with these switches."""
-    about: list[dict[str, Any]]
-
-
-def _switches(runtime: Runtime) -> SwitchState:
-    applied = runtime.engine.applied
-    return SwitchState(
-        switches=runtime.engine.switches.as_dict(),
-        variant=applied.variant if applied else None,
-        loading=applied.loading if applied else None,
-        error=applied.error if applied else None,
-        stored=runtime.engine.switches == runtime.switchboard.stored,
-        about=describe(),
-    )
-
-
-@router.get("/api/switches", summary="Read the switches")
-def get_switches(runtime: RuntimeDep) -> SwitchState:
-    """Every optimization's state, what it does, and when a change acts."""
-    return _switches(runtime)
-
-
-@router.patch("/api/switches", summary="Change switches")
-def patch_switches(
-    changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep
-) -> SwitchState:
-    """Change some; the others stay.
-
-    `stored` says whether the next start begins with them: they are stored once they are in force, which takes as long
-    as weights need to be loaded, and a database that cannot be written now is tried again.
-    """
-    try:
-        runtime.set_switches(changes)
-    except InvalidSwitchError as error:
-        raise InvalidInputError(str(error), param="switches") from error
-    runtime.switchboard.settled(STORE_TIMEOUT)
-    return _switches(runtime)
 
 
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "It does not, or not yet."}}
@@ -132,13 +80,13 @@ def _health(runtime: Runtime) -> tuple[int, dict[str, Any], dict[str, str]]:
         "detail": state.detail,
         "model": runtime.settings.served_model,
         "restarts": state.restarts,
-        "reader": asdict(runtime.ingest.state),
+        "reader": asdict(runtime.reader.state),
     }
     if state.phase is not Phase.READY:
         error = state.error()
         return error.status, body | {"detail": error.message}, error.headers
     try:
-        runtime.text()
+        runtime.texts.text()
     except ModelFailedError as error:
         failed = {"status": Phase.FAILED, "detail": error.message}
         return error.status, body | failed, error.headers
@@ -146,7 +94,7 @@ def _health(runtime: Runtime) -> tuple[int, dict[str, Any], dict[str, str]]:
     with contextlib.suppress(UnavailableError):  # a long turn
         stats = engine.ping(HEALTH_TIMEOUT)
     hung = engine.hung
-    working = "degraded" if runtime.ingest.state.phase in TROUBLE else "ok"
+    working = "degraded" if runtime.reader.state.phase in TROUBLE else "ok"
     body |= {"status": "hung" if hung else working, "last_turn_seconds": round(engine.silence, 1)}
     if engine.info is not None:
         body |= {"variant": engine.info.variant, "device": engine.info.device, "attention": engine.info.attention}

@@ -19,10 +19,11 @@ from sqlmodel import Session, col, or_, select
 
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
+from backend.generation.grounded import grounded_request
 from backend.generation.request import TextRequest, check_sampling, check_text
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
-from backend.knowledge.grounding import Ground, Grounding
+from backend.knowledge.retrieve import Retriever
 from backend.store.database import Database
 from backend.store.tables.chats import Conversation, Message
 from backend.store.writer import cause
@@ -41,19 +42,11 @@ class ChatOptions:
     collection: str | None = None
 
 
-def grounded_request(grounding: Grounding, **more: Any) -> TextRequest:
-    """The request to generate from what retrieval made of a question."""
-    return TextRequest(
-        messages=grounding.messages, passages=grounding.passages, citations=tuple(grounding.citations),
-        index_version=grounding.index_version, reply=grounding.reply, notice=grounding.notice, **more,
-    )  # fmt: skip
-
-
 class Conversations:
     """The chats of this console."""
 
-    def __init__(self, database: Database, generations: GenerationService, ground: Ground) -> None:
-        self._database, self._generations, self._ground = database, generations, ground
+    def __init__(self, database: Database, generations: GenerationService, retriever: Retriever) -> None:
+        self._database, self._generations, self._retriever = database, generations, retriever
         self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
         self._writing: dict[str, Generation] = {}  # by message id, until they are stored
         self._unstored: dict[str, str] = {}  # why the database does not take a message, by its id
@@ -65,6 +58,15 @@ class Conversations:
             for message in session.exec(select(Message).where(Message.state == "writing")).all():
                 message.state, message.error = "failed", "The server was stopped while this was being written."
                 session.add(message)
+
+    @staticmethod
+    def options(
+        *, system: str, temperature: float, top_p: float, repetition_penalty: float, max_tokens: int,
+        collection: str | None,
+    ) -> ChatOptions:
+        """How to answer, from what a person set; see `ChatOptions`."""
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty)
+        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection)
 
     # ---- the list ------------------------------------------------------------------------------------------------
 
@@ -270,7 +272,10 @@ class Conversations:
             if options.collection is None:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
                 return TextRequest(messages=[*system, *messages], trim=True, **common)
-            grounding = self._ground(question, messages[:-1], options.collection, options.system, options.max_tokens)
+            grounding = self._retriever.ground(
+                question, messages[:-1], options.collection or None, options.system, max_tokens=options.max_tokens,
+                source="console",
+            )  # fmt: skip
             return grounded_request(grounding, **common)
 
         self._generations.start_in_background(generation, make)

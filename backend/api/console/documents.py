@@ -1,4 +1,4 @@
-"""Uploaded documents, their versions and collections, and the search over them, over HTTP."""
+"""Uploaded documents, their versions and collections, over HTTP."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
-from backend.knowledge.search import MODES
 from backend.store.failures import named_failures
 from backend.store.tables.documents import Document, DocumentState
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
-search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
 
 MOST_ROWS, MOST_CHUNKS = 500, 1000
 """Documents, and chunks of one, that come at once."""
@@ -161,41 +159,6 @@ class CollectionNames(BaseModel):
     collections: list[str]
 
 
-class StepView(BaseModel):
-    """The edge of the graph over which a chunk was reached."""
-
-    source: str
-    target: str
-    kind: str
-    gain: float
-
-
-class HitView(BaseModel):
-    """A chunk that was found, and what its score is made of."""
-
-    chunk_id: str
-    document_id: str
-    document: str
-    position: int
-    score: float
-    cosine: float
-    keyword: float
-    title: float
-    hop: float
-    edge: StepView | None
-    text: str
-
-
-class Hits(BaseModel):
-    """The best chunks, and how many of all were looked at."""
-
-    mode: str
-    visited: int
-    total: int
-    seconds: float
-    data: list[HitView]
-
-
 def _describe(document: Document) -> DocumentView:
     return DocumentView.model_validate(document, from_attributes=True)
 
@@ -276,7 +239,7 @@ def get(
     document = runtime.documents.get(document_id)
     chunks = runtime.documents.chunks(document_id, version, after=after, limit=limit + 1)
     shown = chunks[:limit]
-    rate = runtime.ingest.rate(document_id)
+    rate = runtime.reader.rate(document_id)
     return DocumentDetail(
         **_describe(document).model_dump(),
         chunks=[ChunkView.model_validate(chunk, from_attributes=True) for chunk in shown],
@@ -323,27 +286,3 @@ def cancel(document_id: Text, runtime: RuntimeDep) -> DocumentView:
 def delete(document_id: Text, runtime: RuntimeDep) -> None:
     """In whatever state it is."""
     runtime.documents.delete(document_id)
-
-
-@search_router.get("", summary="Search the documents")
-def search(
-    q: Text,
-    runtime: RuntimeDep,
-    collection: Text | None = None,
-    mode: Text | None = None,
-    count: Annotated[int, Query(ge=1, le=50)] = 5,
-) -> Hits:
-    """The best chunks for a question, with what their scores are made of and how much was looked at."""
-    if mode is not None and mode not in MODES:
-        raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
-    found = runtime.retriever.find(q, collection, mode=mode, source="api")
-    hits = runtime.retriever.hits(found, count)
-    data = [
-        HitView(
-            chunk_id=hit.chunk_id, document_id=hit.document_id, document=hit.document, position=hit.position,
-            score=hit.score, cosine=hit.parts.cosine, keyword=hit.parts.keyword, title=hit.parts.title,
-            hop=hit.parts.hop, edge=StepView(**asdict(hit.parts.step)) if hit.parts.step else None, text=hit.text,
-        )
-        for hit in hits
-    ]  # fmt: skip
-    return Hits(mode=found.mode, visited=found.visited, total=found.total, seconds=found.seconds, data=data)
