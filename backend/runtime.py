@@ -69,8 +69,9 @@ class Runtime:
         self.reader = Reader(self.database, blobs, self.documents, builder, self.index, signals)
         self.planner = Planner(self.database, builder, self.ledger, self.prices)
         self.retriever = Retriever(
-            self.documents, self.collections, self.embeddings, self.index, builder, self.texts, self.engine
-        )
+            self.documents, self.collections, self.embeddings, self.index, builder.index_version, self.texts,
+            self.engine,
+        )  # fmt: skip
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,

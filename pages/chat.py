@@ -52,7 +52,7 @@ def sidebar(runtime: Runtime) -> None:
         search = st.text_input(
             "Search", placeholder="Search chats", label_visibility="collapsed", key="search", icon=":material/search:"
         )
-        found = runtime.conversations.find(search, tenant=current_caller().tenant)
+        found = runtime.conversations.latest(search, tenant=current_caller().tenant)
         if not found:
             st.caption("Nothing found." if search else "Your chats will be listed here.")
         active = conversation_id()
@@ -273,7 +273,7 @@ def act(action: Any) -> None:
 def welcome(runtime: Runtime) -> str | None:
     """The empty page: what to do first. Returns a question if one was picked."""
     st.markdown("## What would you like to know?")
-    documents = runtime.documents.find()
+    documents = runtime.documents.latest()
     if not documents:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):

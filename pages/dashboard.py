@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -15,6 +16,9 @@ from pages.drawing.charts import AMBER, BLUE, TEAL
 from pages.drawing.untrusted import plain
 from pages.formatting import money, rate, seconds
 from pages.navigation import page
+
+if TYPE_CHECKING:
+    from backend.metering.ledger import Totals
 
 REFRESH = 2.0
 WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
@@ -50,17 +54,17 @@ def live(runtime: Runtime, span: int) -> None:
     throughput = runtime.series.throughput(span, bucket)
     ttft = runtime.ledger.first_token(rows)
     waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
-    asked = totals["prompt_tokens"]
+    asked = totals.prompt_tokens
     figures: list[tuple[str, str, str | None]] = [
         ("Tokens/s now", rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"), None),
         ("Running · queued", f"{stats.running if stats else 0} · {waiting}", None),
-        ("Cost so far", money(totals["cost"]), "The requests' share of the machine's time, since the first request."),
-        ("Saved by caches", money(totals["saved"]),
+        ("Cost so far", money(totals.cost), "The requests' share of the machine's time, since the first request."),
+        ("Saved by caches", money(totals.saved),
          "What the tokens found in caches would have cost; never subtracted from the cost."),
         ("First token p50", seconds(ttft.p50 if ttft else None), "Arrival to first token, in this window."),
         ("First token p95", seconds(ttft.p95 if ttft else None), None),
         ("First token p99", seconds(ttft.p99 if ttft else None), f"Over {ttft.count if ttft else 0} requests."),
-        ("Cache hits", f"{totals['cached_tokens'] / asked:.0%}" if asked else "–", "Found in the prefix cache."),
+        ("Cache hits", f"{totals.cached_tokens / asked:.0%}" if asked else "–", "Found in the prefix cache."),
     ]
     for start in (0, 4):
         for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
@@ -94,7 +98,7 @@ def live(runtime: Runtime, span: int) -> None:
     account(runtime, totals)
 
 
-def account(runtime: Runtime, totals: dict[str, float]) -> None:
+def account(runtime: Runtime, totals: Totals) -> None:
     """Where the machine's money went since the engine started."""
     stats = runtime.engine.stats
     if stats is None:
@@ -109,7 +113,7 @@ def account(runtime: Runtime, totals: dict[str, float]) -> None:
         st.metric("Idle", money(idle), help=seconds(uptime - stats.busy_seconds), border=True)
         st.metric("Per 1K tokens out, working", money(busy / thousands) if thousands else "–", border=True)
         st.metric("Per 1K tokens out, with idle", money((busy + idle) / thousands) if thousands else "–", border=True)
-        st.metric("Requests recorded", f"{totals['requests']:.0f}", border=True)
+        st.metric("Requests recorded", f"{totals.requests:.0f}", border=True)
 
 
 def price(runtime: Runtime) -> None:
@@ -141,7 +145,7 @@ def main() -> None:
             persist_state="session",
         )
         price(runtime)
-    if not runtime.ledger.totals()["requests"]:
+    if not runtime.ledger.totals().requests:
         with st.container(border=True):
             st.markdown("#### Nothing to show yet")
             st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")

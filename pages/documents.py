@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,7 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
         )
         if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
             try:
-                runtime.collections.set(document.id, chosen)
+                runtime.collections.assign(document.id, chosen)
                 st.rerun()
             except TenfoldError as error:
                 st.error(plain(error.message))
@@ -224,7 +225,7 @@ def table(runtime: Runtime) -> None:
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
-        documents = runtime.documents.find(None if chosen == EVERYTHING else chosen)
+        documents = runtime.documents.latest(None if chosen == EVERYTHING else chosen)
         memberships = runtime.collections.memberships()
         if working and not runtime.documents.pending:
             st.rerun()
@@ -238,16 +239,16 @@ def table(runtime: Runtime) -> None:
 
 def summary(runtime: Runtime) -> None:
     """What is known."""
-    documents = runtime.documents.find()
-    cache = runtime.embeddings.statistics()
+    documents = runtime.documents.latest()
+    cache = runtime.embeddings.kept.statistics()
     with st.container(horizontal=True):
         read = sum(bool(d.build) for d in documents)
         st.metric("Documents", f"{read:,}", border=True, help=f"{len(documents):,} with those not read (yet).")
         st.metric("Chunks", f"{sum(d.chunk_count for d in documents if d.build):,}", border=True)
-        st.metric("Vectors kept", f"{cache['entries']:,}", border=True, help=size(cache["bytes"]))
+        st.metric("Vectors kept", f"{cache.entries:,}", border=True, help=size(cache.bytes))
         st.metric(
-            "Embeddings not computed again", f"{cache['hits']:,}", border=True,
-            help=f"{cache['tokens_saved']:,} tokens that the model did not have to read again.",
+            "Embeddings not computed again", f"{cache.hits:,}", border=True,
+            help=f"{cache.tokens_saved:,} tokens that the model did not have to read again.",
         )
 
 
@@ -255,27 +256,28 @@ def caches(runtime: Runtime) -> None:
     """What is never computed twice, and what that saved."""
     with st.expander("Caches", icon=":material/savings:"):
         price = runtime.prices.current.per_hour / 3600
-        cache, answers = runtime.embeddings.statistics(), runtime.answers.statistics()
-        saved = cache["tokens_saved"] * runtime.ledger.embedding_rate()
+        cache, answers = runtime.embeddings.kept.statistics(), runtime.answers.statistics()
+        saved = cache.tokens_saved * runtime.ledger.embedding_rate()
         st.markdown(
-            f"**Embeddings**: {cache['entries']:,} vectors, {size(cache['bytes'])} · {cache['hits']:,} hits · "
-            f"{cache['tokens_saved']:,} tokens, {seconds(saved)} and {plain(money(saved * price))} saved"
+            f"**Embeddings**: {cache.entries:,} vectors, {size(cache.bytes)} · {cache.hits:,} hits · "
+            f"{cache.tokens_saved:,} tokens, {seconds(saved)} and {plain(money(saved * price))} saved"
         )
-        models = runtime.embeddings.by_model()
+        models = runtime.embeddings.kept.by_model()
         if models:
             st.dataframe(
-                [{**m, "bytes": size(m["bytes"])} for m in models], hide_index=True, width="stretch", key="cache-models"
+                [{**asdict(m), "bytes": size(m.bytes)} for m in models], hide_index=True, width="stretch",
+                key="cache-models",
             )
-        if cache["entries"] and st.button(
+        if cache.entries and st.button(
             "Forget vectors of what was deleted", help="Also those of questions and of texts sent to the API."
         ):
             st.toast(f"{runtime.embeddings.forget_unused():,} vectors were forgotten.")
-        kept = answers["seconds_saved"]
+        kept = answers.seconds_saved
         st.markdown(
-            f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
+            f"**Answers**: {answers.entries:,} kept · {answers.hits:,} given again · {seconds(kept)} of the "
             f"engine and {plain(money(kept * price))} saved"
         )
-        if answers["entries"] and st.button("Forget all answers"):
+        if answers.entries and st.button("Forget all answers"):
             runtime.answers.clear()
             st.rerun()
 
@@ -310,7 +312,7 @@ def main() -> None:
     uploader(runtime)
     for message in st.session_state.pop("refused", [])[:20]:
         st.error(plain(message))
-    if not runtime.documents.find():
+    if not runtime.documents.latest():
         empty(runtime)
         return
     summary(runtime)

@@ -65,7 +65,7 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
 
     for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
         api.add_api_route(path, _without_v1, methods=["GET", "HEAD", "POST"], include_in_schema=False)
-    api.add_middleware(BodyLimits, upload_bytes=lambda: settings.max_upload_mb << 20)
+    api.add_middleware(BodyLimits, upload_bytes=settings.max_upload_bytes)
     api.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from backend.generation.request import TextRequest
+from backend.store.citation import Citation
 
 
 class Grounded(Protocol):
@@ -18,7 +19,7 @@ class Grounded(Protocol):
     def passages(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
-    def citations(self) -> Sequence[dict[str, Any]]: ...  # noqa: D102
+    def citations(self) -> Sequence[Citation]: ...  # noqa: D102
 
     @property
     def index_version(self) -> int: ...  # noqa: D102

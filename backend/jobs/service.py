@@ -308,7 +308,7 @@ class Jobs:
         prompt = job.prompts[position]
         common: dict[str, Any] = {
             "sampling": SamplingParams(temperature=job.temperature), "max_tokens": job.max_tokens, "path": BATCH,
-            "source": "job", "question": prompt, "scope": f"{job.documents}\0{job.system}",
+            "source": "job", "question": prompt, "likeness_scope": f"{job.documents}\0{job.system}",
         }  # fmt: skip
         if job.documents:
             request = grounded_request(self._ground(prompt, job.system, job.max_tokens), **common)

@@ -39,7 +39,7 @@ class Documents:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def find(self, collection: str | None = None, *, offset: int = 0, limit: int | None = None) -> list[Document]:
+    def latest(self, collection: str | None = None, *, offset: int = 0, limit: int | None = None) -> list[Document]:
         """Documents, latest first; `limit` of them from `offset` on."""
         with self._database.session() as session:
             query = select(Document).where(Document.state != DocumentState.DELETING)

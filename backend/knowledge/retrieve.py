@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
-from backend.knowledge.build import Builder
 from backend.knowledge.collections import Collections
 from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.grounding import Grounding, Passage, fitted
 from backend.knowledge.index import KnowledgeIndex
+from backend.knowledge.index_version import IndexVersion
 from backend.knowledge.search import Found, Scored
 from backend.models.texts import Texts
 
@@ -40,13 +40,13 @@ class Retriever:
         collections: Collections,
         embeddings: EmbeddingService,
         index: KnowledgeIndex,
-        builder: Builder,
+        index_version: IndexVersion,
         texts: Texts,
         engine: EngineClient,
     ) -> None:
         self._documents, self._collections = documents, collections
         self._embeddings, self._index = embeddings, index
-        self._builder, self._texts, self._engine = builder, texts, engine
+        self._index_version, self._texts, self._engine = index_version, texts, engine
 
     def find(self, question: str, collection: str | None, *, mode: str | None = None, source: str) -> Found:
         """Rank chunks for a question, in the mode that is switched on or in another of `search.MODES`.
@@ -113,7 +113,7 @@ class Retriever:
             raise InvalidInputError(
                 "There is no ready document to answer from. Upload one, or switch off answering from documents."
             )
-        version = self._builder.index_version
+        version = self._index_version.value
         if not history and not self.about(hits):
             return Grounding([], [], reply=UNKNOWN, index_version=version)
         hits = [hit for hit in hits if hit.score >= CUT_OFF * hits[0].score]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backend.knowledge.graph import KINDS, LINKS, NAMES, NEAR, NEXT, SHARES, ChunkGraph
+from backend.knowledge.edges import KINDS, LINKS, NAMES, NEAR, NEXT, SHARES
+from backend.knowledge.graph import ChunkGraph
 from backend.knowledge.keywords import KeywordIndex
 from backend.knowledge.mentions import strength
 from backend.knowledge.vectors import VectorIndex

@@ -56,13 +56,13 @@ class Uploads:
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidInputError(f"A file needs a name of at most {LONGEST_NAME} characters.", param="files")
         collection = collection_name(collection)
-        with self._blobs.put(data, name=name, limit=self._settings.max_upload_mb << 20) as blob:
+        with self._blobs.put(data, name=name, limit=self._settings.max_upload_bytes) as blob:
             problem = ""
             try:
                 check(name, blob.head, blob.size)
             except DocumentError as error:
                 problem = error.message
-            with self._collections.naming, self._database.session() as session:
+            with self._collections.naming() as session:
                 document = named(session, name, collection)
                 replaced = document is not None and document.sha256 != blob.sha256
                 document = self._noted(session, document, name, blob, problem)

@@ -65,7 +65,7 @@ def load(product: Product, passages: dict[str, str]) -> tuple[dict[str, str], fl
         titles[document.id] = title
     while product.documents.pending:
         time.sleep(0.2)
-    failed = [d for d in product.documents.find() if d.state == "failed"]
+    failed = [d for d in product.documents.latest() if d.state == "failed"]
     if failed:
         raise RuntimeError(f"{failed[0].name}: {failed[0].reason}")
     return titles, time.perf_counter() - started

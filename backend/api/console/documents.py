@@ -10,15 +10,31 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Query, UploadFile
-from pydantic import BaseModel
 
-from backend.api.bodies import Body, Text
+from backend.api.bodies import Text
+from backend.api.console.schemas import (
+    ChangeView,
+    Chosen,
+    ChunkView,
+    CollectionNames,
+    CollectionsBody,
+    DocumentDetail,
+    DocumentList,
+    DocumentView,
+    PlanView,
+    RateView,
+    Refused,
+    ReindexBody,
+    Uploaded,
+    VersionList,
+    VersionView,
+)
 from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
 from backend.store.failures import named_failures
-from backend.store.tables.documents import Document, DocumentState
+from backend.store.tables.documents import Document
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
 
@@ -26,137 +42,6 @@ MOST_ROWS, MOST_CHUNKS = 500, 1000
 """Documents, and chunks of one, that come at once."""
 MOST = (1 << 31) - 1
 """Largest number of a version: what every database's integers hold."""
-
-
-class DocumentView(BaseModel):
-    """A document, and how reading its latest version goes."""
-
-    id: str
-    name: str
-    sha256: str
-    size: int
-    state: DocumentState
-    reason: str
-    progress: float
-    chunk_count: int
-    embedded: int
-    reused: int
-    seconds: float
-    version: int
-    latest: int
-    created: float
-
-
-class Refused(BaseModel):
-    """A file that was not taken in."""
-
-    name: str
-    state: DocumentState = DocumentState.FAILED
-    reason: str
-
-
-class Uploaded(BaseModel):
-    """What became of each file."""
-
-    data: list[DocumentView | Refused]
-
-
-class DocumentList(BaseModel):
-    """A page of documents; `total` is how many there are in all."""
-
-    data: list[DocumentView]
-    total: int
-    offset: int
-    limit: int
-
-
-class PlanView(BaseModel):
-    """What reading documents anew would take."""
-
-    documents: list[str]
-    chunks: int
-    seconds: float
-    cost: float
-
-
-class ReindexBody(Body):
-    """Which documents to read anew; null for those that the plan names."""
-
-    documents: list[str] | None = None
-
-
-class Chosen(BaseModel):
-    """The documents that are read anew."""
-
-    documents: list[str]
-
-
-class ChunkView(BaseModel):
-    """A piece of a document's text."""
-
-    id: str
-    position: int
-    tokens: int
-    text: str
-
-
-class RateView(BaseModel):
-    """How reading goes: chunks done and in all, chunks per second, seconds left."""
-
-    done: int
-    total: int
-    per_second: float
-    left: float
-
-
-class DocumentDetail(DocumentView):
-    """A document with some of its chunks; `next` is what to pass as `after` for more, null at the end."""
-
-    chunks: list[ChunkView]
-    next: int | None
-    rate: RateView | None
-
-
-class VersionView(BaseModel):
-    """One content that a document had."""
-
-    document_id: str
-    number: int
-    sha256: str
-    size: int
-    build: int
-    chunk_count: int
-    embedded: int
-    reused: int
-    seconds: float
-    chunker: str
-    created: float
-
-
-class VersionList(BaseModel):
-    """Versions, latest first."""
-
-    data: list[VersionView]
-
-
-class ChangeView(BaseModel):
-    """Passages that a version added and removed, and how many it kept."""
-
-    added: list[str]
-    removed: list[str]
-    kept: int
-
-
-class CollectionsBody(Body):
-    """Names of collections; those that are new are made."""
-
-    collections: list[str]
-
-
-class CollectionNames(BaseModel):
-    """The collections that a document is in."""
-
-    collections: list[str]
 
 
 def _describe(document: Document) -> DocumentView:
@@ -201,14 +86,14 @@ def upload(
 
 
 @router.get("", summary="List documents")
-def find(
+def list_documents(
     runtime: RuntimeDep,
     collection: Text | None = None,
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
 ) -> DocumentList:
     """Latest first, a page at a time."""
-    rows = [_describe(row) for row in runtime.documents.find(collection, offset=offset, limit=limit)]
+    rows = [_describe(row) for row in runtime.documents.latest(collection, offset=offset, limit=limit)]
     return DocumentList(data=rows, total=runtime.documents.count(collection), offset=offset, limit=limit)
 
 
@@ -265,7 +150,7 @@ def changes(document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runt
 @router.put("/{document_id}/collections", summary="Put a document into collections")
 def collect(document_id: Text, runtime: RuntimeDep, body: CollectionsBody) -> CollectionNames:
     """Into these and no others; nothing is embedded again."""
-    return CollectionNames(collections=runtime.collections.set(document_id, body.collections))
+    return CollectionNames(collections=runtime.collections.assign(document_id, body.collections))
 
 
 @router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")

@@ -6,50 +6,15 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
 
 from backend.api.bodies import Text
+from backend.api.console.schemas import Hits, HitView, StepView
 from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError
 from backend.knowledge.search import MODES
 
 router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
-
-
-class StepView(BaseModel):
-    """The edge of the graph over which a chunk was reached."""
-
-    source: str
-    target: str
-    kind: str
-    gain: float
-
-
-class HitView(BaseModel):
-    """A chunk that was found, and what its score is made of."""
-
-    chunk_id: str
-    document_id: str
-    document: str
-    position: int
-    score: float
-    cosine: float
-    keyword: float
-    title: float
-    hop: float
-    edge: StepView | None
-    text: str
-
-
-class Hits(BaseModel):
-    """The best chunks, and how many of all were looked at."""
-
-    mode: str
-    visited: int
-    total: int
-    seconds: float
-    data: list[HitView]
 
 
 @router.get("", summary="Search the documents")

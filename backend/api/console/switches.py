@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel
 from backend.api.bodies import check_text
 from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
-from backend.engine.switches import InvalidSwitchError, describe
+from backend.engine.switches import InvalidSwitchError
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime
 
@@ -18,6 +18,21 @@ router = APIRouter(prefix="/api/switches", tags=["Control"], route_class=Room(8)
 
 STORE_TIMEOUT = 2.0
 """Seconds a change waits for its switches to be stored."""
+
+
+class SwitchView(BaseModel):
+    """What a switch is about: its values, when a change acts, and what it acts through."""
+
+    name: str
+    default: bool | int | str
+    label: str
+    help: str
+    group: str
+    acts: str
+    choices: list[str]
+    low: int | None
+    high: int | None
+    needs: str | None
 
 
 class SwitchState(BaseModel):
@@ -29,7 +44,7 @@ class SwitchState(BaseModel):
     error: str | None
     stored: bool
     """Whether the next start begins with these switches."""
-    about: list[dict[str, Any]]
+    about: list[SwitchView]
 
 
 def _switches(runtime: Runtime) -> SwitchState:
@@ -40,7 +55,7 @@ def _switches(runtime: Runtime) -> SwitchState:
         loading=applied.loading if applied else None,
         error=applied.error if applied else None,
         stored=runtime.engine.switches == runtime.switchboard.stored,
-        about=describe(),
+        about=[SwitchView.model_validate(about) for about in runtime.switchboard.about],
     )
 
 

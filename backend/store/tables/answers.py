@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from sqlalchemy import JSON, Column, LargeBinary
-from sqlmodel import Field, SQLModel
+from sqlmodel import AutoString, Field, SQLModel
+
+from backend.store.citation import Citation
 
 
 class Answer(SQLModel, table=True):
@@ -14,12 +15,13 @@ class Answer(SQLModel, table=True):
 
     __tablename__ = "answer"
     key: str = Field(primary_key=True)
-    scope: str = Field(default="", index=True)  # what a like question must have in common; empty: exact only
+    likeness_scope: str = Field(default="", sa_column=Column("scope", AutoString, nullable=False, index=True))
+    """What a like question must have in common; empty: exact only."""
     question: str = ""
     vector: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     token_ids: list[int] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     finish_reason: str = "stop"
-    citations: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    citations: list[Citation] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     prompt_tokens: int = 0
     compute_seconds: float = 0.0
     hits: int = 0

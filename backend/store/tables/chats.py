@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, Column, Index
 from sqlmodel import Field, SQLModel
 
 from backend.store.ids import new_id
+from backend.store.states import StateType
+
+
+class Speaker(StrEnum):
+    """Whose turn a message is."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class MessageState(StrEnum):
+    """How far a message is; a question is done at once."""
+
+    WRITING = "writing"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
 
 
 class Conversation(SQLModel, table=True):
@@ -30,9 +48,11 @@ class Message(SQLModel, table=True):
     id: str = Field(default_factory=new_id, primary_key=True)
     conversation_id: str = Field(foreign_key="conversation.id", index=True, ondelete="CASCADE")
     position: int
-    role: str
+    role: Speaker = Field(sa_column=Column(StateType(Speaker), nullable=False))
     text: str = ""
-    state: str = "done"  # done, writing, stopped, failed
+    state: MessageState = Field(
+        default=MessageState.DONE, sa_column=Column(StateType(MessageState), nullable=False)
+    )
     error: str = ""
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created: float = Field(default_factory=time.time)

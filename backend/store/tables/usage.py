@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, Column, Index
 from sqlmodel import Field, SQLModel
+
+from backend.store.states import StateType
+
+
+class UsageKind(StrEnum):
+    """What was asked of a model."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+    CACHED = "cached"
+    """A stored answer was given again."""
+    REPLY = "reply"
+    """The model was not asked."""
 
 
 class Usage(SQLModel, table=True):
@@ -19,11 +42,13 @@ class Usage(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     request_id: str = Field(index=True)
     source: str  # console, api, job, lab
-    kind: str = "generate"  # generate, embed
+    kind: UsageKind = Field(
+        default=UsageKind.GENERATE, sa_column=Column(StateType(UsageKind), nullable=False)
+    )
     path: str = "realtime"
     model: str = ""
     variant: str = ""
-    outcome: str = ""  # stop, length, abort, error; cached (given again), reply (the model was not asked)
+    outcome: Outcome = Field(sa_column=Column(StateType(Outcome), nullable=False))
     arrived: float
     finished: float
     queue_seconds: float = 0.0
