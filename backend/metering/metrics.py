@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,6 +39,7 @@ class Metrics:
             "vllm:request_success", "Requests by how they ended.", ("finished_reason",), registry=self.registry
         )
         self.registry.register(_EngineCollector(engine))
+        ProcessCollector(registry=self.registry)  # the web process: memory, processor time, open files
 
     def observe(self, account: Account, *, source: str, model: str, finished_reason: str | None) -> None:
         """Count one request that ended.

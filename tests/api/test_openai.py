@@ -274,9 +274,10 @@ def test_a_banned_token_does_not_come(client: Any) -> None:
 def ids_of(token: str) -> list[int]:
     from tokenizers import Tokenizer
 
-    from backend.models.checkpoint import PACKAGED_CHAT_MODEL, resolve
+    from backend.models.checkpoint import resolve
+    from backend.packaged import CHAT_MODEL
 
-    folder = resolve(PACKAGED_CHAT_MODEL, Path(os.environ.get("TENFOLD_TEST_CACHE", ROOT / "data/var/test-cache")))
+    folder = resolve(CHAT_MODEL, Path(os.environ.get("TENFOLD_TEST_CACHE", ROOT / "data/var/test-cache")))
     return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(token, add_special_tokens=False).ids
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conftest import until
+from tests.conftest import Server, until
 
 MODEL = "smollm2-135m-instruct"
+ENGINE_KILLS = int(os.environ.get("TENFOLD_ENGINE_KILLS", "2"))
+STREAMS = 8
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, chat_folder: Path) -> Iterator[Server]:
+    """A server that may be killed; whoever kills it starts it again."""
+    running = Server(tmp_path_factory.mktemp("mortal"), cache_dir).start()
+    yield running
+    running.stop()
 
 
 def ask(server: Any, **change: Any) -> httpx.Response:
@@ -21,59 +32,107 @@ def ask(server: Any, **change: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/chat/completions", json={**body, **change}, timeout=60)
 
 
-def test_a_killed_engine_says_so_and_comes_back(own_server: Any) -> None:
-    own_server.start()
-    document = own_server.wait_document(own_server.upload("keep.md", b"The ledger is kept in the cellar.")["id"])
-    body = {
-        "model": MODEL, "messages": [{"role": "user", "content": "Tell a long story."}], "temperature": 1.2,
-        "max_tokens": 1500, "stream": True, "seed": 3,
-    }
-    lines = []
-    with httpx.stream("POST", f"{own_server.url}/v1/chat/completions", json=body, timeout=60) as stream:
-        for line in stream.iter_lines():
-            lines.append(line)
-            if len(lines) == 20:
-                os.kill(own_server.engine_pid(), signal.SIGKILL)
-    assert any("started again" in line for line in lines), "the stream ended without saying why"
-    assert httpx.get(f"{own_server.url}/_stcore/health").status_code == 200, "the console went down with the engine"
-    own_server.wait_ready(60)
-    health = httpx.get(f"{own_server.url}/healthz").json()
-    assert health["restarts"] == 1
-    assert ask(own_server).status_code == 200
-    assert httpx.get(f"{own_server.url}/api/documents/{document['id']}").json()["state"] == "ready"
+def all_chunks(server: Server, document: str) -> list[dict[str, Any]]:
+    chunks: list[dict[str, Any]] = []
+    page: dict[str, Any] = {"next": -1}
+    while page["next"] is not None:
+        params = {"after": page["next"], "limit": 500}
+        page = httpx.get(f"{server.url}/api/documents/{document}", params=params, timeout=30).json()
+        chunks += page["chunks"]
+    return chunks
 
 
-def test_a_killed_server_goes_on_where_it_was(own_server: Any) -> None:
-    own_server.start()
-    ready = own_server.wait_document(own_server.upload("one.md", b"The first fact is about herons.")["id"])
-    text = "\n\n".join(f"Paragraph {i} tells of the tides at station {i * 7}." for i in range(1500)).encode()
-    half = own_server.upload("two.txt", text)
-    httpx.patch(f"{own_server.url}/api/switches", json={"max_batch": 7})
-    own_server.wait_embedding(half["id"])
-    own_server.kill()
-    own_server.start()
-    assert httpx.get(f"{own_server.url}/api/switches").json()["switches"]["max_batch"] == 7
-    assert own_server.wait_document(ready["id"])["state"] == "ready"
-    assert own_server.wait_document(half["id"], timeout=120)["state"] == "ready"
-    answer = ask(own_server, documents=True, messages=[{"role": "user", "content": "What is the first fact about?"}])
-    assert answer.json()["choices"][0]["message"]["citations"][0]["document"] == "one.md"
-    with sqlite3.connect(own_server.data_dir / "tenfold.sqlite3") as database:
-        doubled = database.execute(
-            "select count(*) - count(distinct document_id || '/' || position) from chunk"
-        ).fetchone()[0]
-    assert doubled == 0
+class Stream(threading.Thread):
+    """Tells stories until it is told to stop, and keeps how each ended."""
+
+    def __init__(self, server: Server, number: int) -> None:
+        super().__init__(daemon=True)
+        self.server, self.number = server, number
+        self.endings: list[str] = []
+        self.tokens = 0
+        self.enough = threading.Event()
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            self.endings.append(self._tell(len(self.endings)))
+
+    def _tell(self, turn: int) -> str:
+        body = {
+            "model": MODEL, "messages": [{"role": "user", "content": f"Tell a long story, {self.number}."}],
+            "temperature": 1.2, "max_tokens": 400, "stream": True, "seed": turn,
+        }  # fmt: skip
+        url = f"{self.server.url}/v1/chat/completions"
+        last = ""
+        with httpx.stream("POST", url, json=body, timeout=120) as stream:
+            if stream.status_code != 200:
+                stream.read()
+                self.enough.wait(0.2)
+                return f"{stream.status_code} {stream.json()['error']['message']}"
+            for line in stream.iter_lines():
+                if line:
+                    last = line if line != "data: [DONE]" else f"{last} and done"
+                    self.tokens += 1
+        return last
 
 
-def test_a_second_server_in_the_same_folder_is_refused(own_server: Any, cache_dir: Any) -> None:
-    own_server.start()
-    from tests.conftest import Server
+def test_a_killed_engine_says_so_and_comes_back(mortal: Server) -> None:
+    document = mortal.wait_document(mortal.upload("keep.md", b"The ledger is kept in the cellar.")["id"])
+    streams = [Stream(mortal, number) for number in range(STREAMS)]
+    for stream in streams:
+        stream.start()
+    for kill in range(1, ENGINE_KILLS + 1):
+        before = [stream.tokens for stream in streams]
 
-    second = Server(own_server.data_dir, cache_dir)
-    second.log = own_server.data_dir / "second.log"
+        def moving(before: list[int] = before) -> bool:
+            return all(stream.tokens > old + 5 for stream, old in zip(streams, before, strict=True))
+
+        until(moving, "all streams are being written", 120)
+        os.kill(mortal.engine_pid(), signal.SIGKILL)
+        assert httpx.get(f"{mortal.url}/_stcore/health").status_code == 200, "the console went down with the engine"
+        until(lambda n=kill: httpx.get(f"{mortal.url}/healthz").json()["restarts"] == n, "the death was noticed")
+        mortal.wait_ready(60)
+    for stream in streams:
+        stream.enough.set()
+    for stream in streams:
+        stream.join(180)
+        assert not stream.is_alive(), "a stream hangs"
+    endings = [ending for stream in streams for ending in stream.endings]
+    whole = [ending for ending in endings if ending.endswith("and done") and '"finish_reason"' in ending]
+    broken = [ending for ending in endings if "error" in ending or ending.startswith("503")]
+    assert len(whole) + len(broken) == len(endings), "a stream ended in neither an answer nor an error"
+    assert len([ending for ending in broken if "started again" in ending]) >= ENGINE_KILLS, "a death was not said"
+    assert ask(mortal).status_code == 200
+    assert mortal.document(document["id"])["state"] == "ready"
+
+
+def test_a_second_server_in_the_same_folder_is_refused(mortal: Server, cache_dir: Path) -> None:
+    second = Server(mortal.data_dir, cache_dir)
+    second.log = mortal.data_dir / "second.log"
     second.start(ready=False)
     assert second.process is not None
-    second.process.wait(30)
+    second.process.wait(60)
     assert "Another Tenfold server works in" in second.log.read_text()
+
+
+def test_a_killed_server_goes_on_where_it_was(mortal: Server) -> None:
+    ready = mortal.wait_document(mortal.upload("one.md", b"The first fact is about herons.")["id"])
+    text = "\n\n".join(f"Paragraph {i} tells of the tides at station {i * 7}." for i in range(1500)).encode()
+    half = mortal.upload("two.txt", text)
+    httpx.patch(f"{mortal.url}/api/switches", json={"max_batch": 7})
+    mortal.wait_embedding(half["id"])
+    mortal.kill()
+    mortal.start()
+    assert httpx.get(f"{mortal.url}/api/switches").json()["switches"]["max_batch"] == 7
+    assert mortal.document(ready["id"])["state"] == "ready"
+    whole = mortal.wait_document(half["id"], timeout=120)
+    assert whole["state"] == "ready"
+    embedded = httpx.get(f"{mortal.url}/healthz").json()["stats"]["embedded_texts"]
+    assert embedded < whole["chunk_count"], "what had been embedded before the kill was embedded again"
+    answer = ask(mortal, documents=True, messages=[{"role": "user", "content": "What is the first fact about?"}])
+    assert answer.json()["choices"][0]["message"]["citations"][0]["document"] == "one.md"
+    chunks = all_chunks(mortal, half["id"])
+    assert [chunk["position"] for chunk in chunks] == list(range(whole["chunk_count"]))
+    assert "station 10493." in chunks[-1]["text"]
 
 
 def test_switches_act_while_serving(server: Any) -> None:
@@ -100,24 +159,3 @@ def test_switches_act_while_serving(server: Any) -> None:
     for wrong in ({"max_batch": 0}, {"nonsense": 1}, {"prefix_cache": "yes"}, {"quantization": "int3"}):
         answer = httpx.patch(url, json=wrong)
         assert answer.status_code == 400 and answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize("damage", ["lost", "corrupt"])
-def test_the_index_is_rebuilt_without_computing_an_embedding(own_server: Any, damage: str) -> None:
-    own_server.start()
-    own_server.wait_document(own_server.upload("mill.md", b"# Mill\n\nThe mill grinds rye on Thursdays.")["id"])
-    own_server.stop()
-    index = own_server.data_dir / "index"
-    if damage == "lost":
-        shutil.rmtree(index)
-    else:
-        for file in index.rglob("*"):
-            if file.is_file():
-                file.write_bytes(b"this is no index" * 100)
-    own_server.start()
-    question = [{"role": "user", "content": "What does the mill grind?"}]
-    answer = ask(own_server, documents=True, messages=question)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["citations"][0]["document"] == "mill.md"
-    embedded = httpx.get(f"{own_server.url}/healthz").json()["stats"]["embedded_texts"]
-    assert embedded == 1, "only the question had to be embedded"

@@ -9,19 +9,20 @@ import torch
 
 from backend.engine.quantize import resolve_variant
 from backend.engine.switches import Switches
+from tests.engine.conftest import LENGTH
 
 FP32 = Switches(quantization="fp32")
 
 
 def greedy(harness: Any, prompts: list[list[int]]) -> list[list[int]]:
-    out = harness.run({f"r{i}": p for i, p in enumerate(prompts)}, max_tokens=64, ignore_eos=True)
+    out = harness.run({f"r{i}": p for i, p in enumerate(prompts)}, max_tokens=LENGTH, ignore_eos=True)
     return list(out.values())
 
 
 def test_alone(make_engine: Any, prompts: Any, expected: Any) -> None:
     harness = make_engine(FP32)
     for i, prompt in enumerate(prompts):
-        assert harness.run({f"r{i}": prompt}, max_tokens=64, ignore_eos=True)[f"r{i}"] == expected[i]
+        assert harness.run({f"r{i}": prompt}, max_tokens=LENGTH, ignore_eos=True)[f"r{i}"] == expected[i]
 
 
 def test_batched(make_engine: Any, prompts: Any, expected: Any) -> None:
@@ -35,7 +36,7 @@ def test_portable_path(make_engine: Any, prompts: Any, expected: Any) -> None:
 def test_joined_mid_flight(make_engine: Any, prompts: Any, expected: Any) -> None:
     harness = make_engine(FP32)
     for i, prompt in enumerate(prompts):
-        harness.add(f"r{i}", prompt, max_tokens=64, ignore_eos=True)
+        harness.add(f"r{i}", prompt, max_tokens=LENGTH, ignore_eos=True)
         for _ in range(5):
             harness.core.step()
     harness.drain()
@@ -62,9 +63,9 @@ def test_cache_warm(make_engine: Any, prompts: Any, expected: Any) -> None:
 
 
 def test_preempted_and_resumed(make_engine: Any, prompts: Any, expected: Any) -> None:
-    # 14 blocks cannot hold eight sequences of up to 80 tokens, so they take turns.
+    # 10 blocks cannot hold eight sequences of two each and more, so they take turns.
     block_bytes = 30 * 2 * 3 * 64 * 16 * 4
-    harness = make_engine(FP32, kv_cache_bytes=14 * block_bytes, max_model_len=200)
+    harness = make_engine(FP32, kv_cache_bytes=10 * block_bytes, max_model_len=120)
     assert greedy(harness, prompts) == expected
     assert harness.core.scheduler.preemptions > 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Server, until
+from tests.conftest import Server
 
 
 @pytest.fixture(scope="module")
@@ -198,20 +198,3 @@ def test_the_same_text_gives_the_same_vector_to_the_bit(server: Server) -> None:
         assert vector(["The heron stands in the reeds.", *(f"word {'x ' * i}" for i in range(30))]) == alone
     finally:
         httpx.patch(f"{server.url}/api/switches", json={"embedding_cache": True})
-
-
-def test_another_precision_is_another_index_and_the_old_one_goes(own_server: Server) -> None:
-    own_server.start()
-    own_server.wait_document(own_server.upload("kiln.md", b"# Kiln\n\nThe kiln is fired in May.")["id"])
-    first = search(own_server, "When is the kiln fired?")["data"]
-    own_server.stop()
-    own_server.environment["TENFOLD_QUANTIZE_EMBEDDINGS"] = "false"
-    own_server.start()
-    again = until(lambda: search(own_server, "When is the kiln fired?").get("data"), "the index is open")
-    assert [hit["text"] for hit in again] == [hit["text"] for hit in first]
-    own_server.stop()
-    import chromadb
-
-    index = own_server.data_dir / "index"
-    assert len(chromadb.PersistentClient(path=str(index / "chroma")).list_collections()) == 1
-    assert len(list(index.glob("graph-*.npz"))) == 1

@@ -1,0 +1,127 @@
+"""The whole product but its pages, in a process of its own that does what lines of JSON ask for: it can be killed.
+
+Pages call the runtime, and so does this; what it answers is what a page would have shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, until
+
+
+class Product:
+    """A runtime in a process of its own, on a data folder that outlives it."""
+
+    def __init__(self, data_dir: Path, cache_dir: Path) -> None:
+        self.data_dir = data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not (data_dir / "cache").exists():
+            (data_dir / "cache").symlink_to(cache_dir)
+        self.log = data_dir / "product.log"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.product"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self.log.open("ab"), env={**os.environ, "TENFOLD_DATA_DIR": str(self.data_dir)}, text=True,
+        )  # fmt: skip
+        assert self._answer() == "open"
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self.log.read_text()[-3000:]
+        answer = json.loads(line)
+        assert "problem" not in answer, answer["problem"]
+        return answer["is"]
+
+    def __call__(self, do: str, **what: Any) -> Any:
+        """Have one of `Calls` done; its answer is the acknowledgement."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, "with": what}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def ready(self) -> None:
+        until(lambda: self("ready"), "the engine is ready", 120)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it in order: the end of what it is asked is the end of it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+class Calls:
+    """What may be asked for, by name."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def ready(self) -> bool:
+        return bool(self._runtime.engine.wait_ready(0.1) and self._runtime.texts.ready and self._runtime.index.opened)
+
+    def upload(self, name: str, text: str) -> str:
+        return str(self._runtime.uploads.upload(name, [text.encode()]).id)
+
+    def delete(self, document: str) -> None:
+        self._runtime.documents.delete(document)
+
+    def documents(self) -> dict[str, list[str]]:
+        return {document.id: [document.state, document.reason] for document in self._runtime.documents.latest()}
+
+    def passages(self, document: str) -> str:
+        return " ".join(chunk.text for chunk in self._runtime.documents.chunks(document))
+
+    def searchable(self) -> int:
+        return int(self._runtime.retriever.find("ship", None, mode="dense", source="test").total)
+
+    def chat(self, text: str) -> str:
+        from backend.chats.conversations import ChatOptions
+
+        conversation = self._runtime.conversations.create()
+        self._runtime.conversations.ask(conversation.id, text, ChatOptions(max_tokens=24))
+        return str(conversation.id)
+
+    def messages(self, conversation: str) -> list[list[str]]:
+        rows = self._runtime.conversations.messages(conversation)
+        return [[row.role, row.state, row.text, row.error] for row in rows]
+
+    def job(self, prompts: list[str]) -> list[str]:
+        job = self._runtime.jobs.create("counting", prompts, max_tokens=6)
+        return [job.id, self._runtime.jobs.run(job.id).id]
+
+    def run(self, job: str) -> list[Any]:
+        (progress,) = self._runtime.jobs.runs(job)
+        return [progress.run.state, progress.done, progress.failed]
+
+    def results(self, run: str) -> list[Any]:
+        return [json.loads(line) for line in self._runtime.jobs.results(run)]
+
+
+def main() -> None:
+    from backend.runtime import close_runtime, open_runtime
+
+    calls = Calls(open_runtime())
+    print(json.dumps({"is": "open"}), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer = {"is": getattr(calls, asked["do"])(**asked["with"])}
+        except Exception as error:
+            answer = {"problem": f"{asked['do']}: {type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+    close_runtime()
+
+
+if __name__ == "__main__":
+    main()
