@@ -17,6 +17,7 @@ test: $(VENV)/.test lint chromium
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/.run
 	$(BIN)/python -m backend.engine.bench --concurrency 1 8 16 32 --quantization bf16 int8

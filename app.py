@@ -56,7 +56,7 @@ def configure_console(settings: Settings, bind_address: str | None) -> None:
 def print_first_key(runtime: Runtime) -> None:
     """Somebody must be able to come in: without an administrator's key, make one and show it where we were started."""
     keys = runtime.access.keys
-    if runtime.settings.require_keys and not any(key.role == Role.ADMIN for key in keys.find()):
+    if runtime.settings.require_keys and not any(key.role == Role.ADMIN for key in keys.latest()):
         key = keys.create("first key", Role.ADMIN, tenant="")
         print(f"\n  This server asks for a key. Sign in, and call the API, with this one:\n\n    {key}\n", flush=True)
 

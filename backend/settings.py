@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         return self.data_dir / "index"
 
     @property
+    def max_upload_bytes(self) -> int:
+        """Largest document accepted."""
+        return self.max_upload_mb << 20
+
+    @property
     def sql_url(self) -> str:
         """The database in use."""
         return self.database_url or f"sqlite:///{self.data_dir / 'tenfold.sqlite3'}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
-from backend.engine.messages import SamplingParams
 from backend.errors import TenfoldError
-from backend.generation.conversations import ChatOptions
-from backend.generation.stream import Generation
 from backend.runtime import Runtime, current
-from backend.store.tables import Message
 from pages.caller import current_caller
 from pages.drawing.untrusted import passage, plain, prose
 from pages.formatting import money, rate, seconds
+
+if TYPE_CHECKING:
+    from backend.chats.conversations import ChatOptions
+    from backend.generation.stream import Generation
+    from backend.store.tables.chats import Message
 
 TICK = 0.25
 """Seconds between two looks at an answer being written."""
@@ -51,7 +52,7 @@ def sidebar(runtime: Runtime) -> None:
         search = st.text_input(
             "Search", placeholder="Search chats", label_visibility="collapsed", key="search", icon=":material/search:"
         )
-        found = runtime.conversations.find(search, tenant=current_caller().tenant)
+        found = runtime.conversations.latest(search, tenant=current_caller().tenant)
         if not found:
             st.caption("Nothing found." if search else "Your chats will be listed here.")
         active = conversation_id()
@@ -102,9 +103,11 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
                                    persist_state="session")
         if conversation is not None:
             conversation_menu(runtime, conversation)
-    return ChatOptions(
+    return runtime.conversations.options(
         system=system or "",
-        sampling=SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition),
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition,
         max_tokens=max_tokens,
         collection=collection if grounded and ready else None,
     )
@@ -270,11 +273,11 @@ def act(action: Any) -> None:
 def welcome(runtime: Runtime) -> str | None:
     """The empty page: what to do first. Returns a question if one was picked."""
     st.markdown("## What would you like to know?")
-    documents = runtime.documents.find()
+    documents = runtime.documents.latest()
     if not documents:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.load_samples()
+            runtime.samples.load()
             st.rerun()
         return None
     if any(d.state in ("queued", "parsing", "embedding") for d in documents):
@@ -288,7 +291,7 @@ def welcome(runtime: Runtime) -> str | None:
 
         reading()
         return None
-    if not any(d.name in runtime.sample_names() and d.state == "ready" for d in documents):
+    if not any(d.name in runtime.samples.names and d.state == "ready" for d in documents):
         st.write("Ask anything below. With *Answer from documents* on, answers quote what you uploaded.")
         return None
     st.write("Ask anything below, or begin with one of these:")

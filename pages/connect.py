@@ -50,7 +50,7 @@ def keys(runtime: Runtime) -> None:
         else "This server listens on this machine only, so keys are not asked for. A key still keeps its owner's "
         "prompt cache apart from others'."
     )
-    rows = runtime.access.keys.find()
+    rows = runtime.access.keys.latest()
     owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
     with st.form("new-key", clear_on_submit=True):
         name = st.text_input("Name of a new key", placeholder="billing service")
@@ -60,7 +60,7 @@ def keys(runtime: Runtime) -> None:
         )
         if st.form_submit_button("Create a key"):
             st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
-            rows = runtime.access.keys.find()
+            rows = runtime.access.keys.latest()
     if key := st.session_state.pop("new-key-value", None):
         st.success("Copy it now; it is stored only as a hash and cannot be shown again.")
         st.code(key, language=None)

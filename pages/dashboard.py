@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from backend.access.caller import Role
-from backend.metering.account import percentiles
-from backend.metering.prices import MachinePrice, catalogue
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
 from pages.drawing.charts import AMBER, BLUE, TEAL
 from pages.drawing.untrusted import plain
 from pages.formatting import money, rate, seconds
 from pages.navigation import page
+
+if TYPE_CHECKING:
+    from backend.metering.ledger import Totals
 
 REFRESH = 2.0
 WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
@@ -50,19 +52,19 @@ def live(runtime: Runtime, span: int) -> None:
     stats = runtime.engine.stats
     bucket = max(span / 60, 2.0)
     throughput = runtime.series.throughput(span, bucket)
-    ttft = percentiles([r.ttft for r in rows if r.ttft is not None])
+    ttft = runtime.ledger.first_token(rows)
     waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
-    asked = totals["prompt_tokens"]
+    asked = totals.prompt_tokens
     figures: list[tuple[str, str, str | None]] = [
         ("Tokens/s now", rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"), None),
         ("Running · queued", f"{stats.running if stats else 0} · {waiting}", None),
-        ("Cost so far", money(totals["cost"]), "The requests' share of the machine's time, since the first request."),
-        ("Saved by caches", money(totals["saved"]),
+        ("Cost so far", money(totals.cost), "The requests' share of the machine's time, since the first request."),
+        ("Saved by caches", money(totals.saved),
          "What the tokens found in caches would have cost; never subtracted from the cost."),
         ("First token p50", seconds(ttft.p50 if ttft else None), "Arrival to first token, in this window."),
         ("First token p95", seconds(ttft.p95 if ttft else None), None),
         ("First token p99", seconds(ttft.p99 if ttft else None), f"Over {ttft.count if ttft else 0} requests."),
-        ("Cache hits", f"{totals['cached_tokens'] / asked:.0%}" if asked else "–", "Found in the prefix cache."),
+        ("Cache hits", f"{totals.cached_tokens / asked:.0%}" if asked else "–", "Found in the prefix cache."),
     ]
     for start in (0, 4):
         for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
@@ -96,7 +98,7 @@ def live(runtime: Runtime, span: int) -> None:
     account(runtime, totals)
 
 
-def account(runtime: Runtime, totals: dict[str, float]) -> None:
+def account(runtime: Runtime, totals: Totals) -> None:
     """Where the machine's money went since the engine started."""
     stats = runtime.engine.stats
     if stats is None:
@@ -111,7 +113,7 @@ def account(runtime: Runtime, totals: dict[str, float]) -> None:
         st.metric("Idle", money(idle), help=seconds(uptime - stats.busy_seconds), border=True)
         st.metric("Per 1K tokens out, working", money(busy / thousands) if thousands else "–", border=True)
         st.metric("Per 1K tokens out, with idle", money((busy + idle) / thousands) if thousands else "–", border=True)
-        st.metric("Requests recorded", f"{totals['requests']:.0f}", border=True)
+        st.metric("Requests recorded", f"{totals.requests:.0f}", border=True)
 
 
 def price(runtime: Runtime) -> None:
@@ -120,7 +122,7 @@ def price(runtime: Runtime) -> None:
     if runtime.settings.price_per_hour is not None:
         st.caption(f"Price: {plain(money(chosen.per_hour))} per hour, from `TENFOLD_PRICE_PER_HOUR`.")
         return
-    known = catalogue()
+    known = runtime.prices.catalogue
     with st.popover(f"Price: {plain(money(chosen.per_hour))} per hour", icon=":material/payments:"):
         names = [p.name for p in known] + ["My own price"]
         index = next((i for i, p in enumerate(known) if p == chosen), len(known))
@@ -129,7 +131,7 @@ def price(runtime: Runtime) -> None:
         own = st.number_input("US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != "My own price")
         st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
         if current_caller().role.covers(Role.ADMIN) and st.button("Use this price", type="primary"):
-            runtime.prices.choose(next((p for p in known if p.name == name), MachinePrice("My own price", own)))
+            runtime.prices.choose(name or "My own price", own)
             st.rerun()
 
 
@@ -143,7 +145,7 @@ def main() -> None:
             persist_state="session",
         )
         price(runtime)
-    if not runtime.ledger.totals()["requests"]:
+    if not runtime.ledger.totals().requests:
         with st.container(border=True):
             st.markdown("#### Nothing to show yet")
             st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from backend.errors import TenfoldError
-from backend.knowledge.collections import DEFAULT_COLLECTION
-from backend.knowledge.documents import PENDING
-from backend.knowledge.formats import SUPPORTED
 from backend.runtime import Runtime, current
-from backend.store.tables import Document
 from pages.drawing.untrusted import passage, plain
 from pages.formatting import money, seconds, size, when
+
+if TYPE_CHECKING:
+    from backend.store.tables.documents import Document
 
 STATES = {
     "queued": ":gray-badge[:material/schedule: queued]",
@@ -58,11 +58,13 @@ def uploader(runtime: Runtime) -> None:
     generation = st.session_state.setdefault("uploads", 0)
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with right:
-        collection = st.text_input("Into collection", DEFAULT_COLLECTION, help="A new name makes a new collection.")
+        collection = st.text_input(
+            "Into collection", runtime.collections.default, help="A new name makes a new collection."
+        )
         folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
         files = st.file_uploader(
-            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in SUPPORTED)}; at most "
+            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}; at most "
             f"{runtime.settings.max_upload_mb} MB each. A changed file of a known name becomes its new version.",
             accept_multiple_files="directory" if folder else True,
             key=f"uploader-{generation}-{folder}",
@@ -88,7 +90,7 @@ def facts(runtime: Runtime, document: Document) -> str:
 
 def progress(runtime: Runtime, document: Document) -> None:
     """How far reading has come, how fast, and for how long yet."""
-    rate = runtime.ingest.rate(document.id)
+    rate = runtime.reader.rate(document.id)
     text = size(document.size)
     if rate is not None and rate.per_second:
         text = f"{rate.done:,} of {rate.total:,} chunks · {rate.per_second:.0f} a second · {seconds(rate.left)} left"
@@ -100,12 +102,12 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
     with st.container(border=True):
         name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
         name.markdown(f"**{plain(document.name)}**")
-        others = [c for c in collections if c != DEFAULT_COLLECTION]
+        others = [c for c in collections if c != runtime.collections.default]
         if others:
             name.markdown(" ".join(f":violet-badge[{plain(c)}]" for c in others))
         state.markdown(STATES[document.state])
         with about:
-            if document.state in PENDING:
+            if runtime.documents.is_pending(document):
                 progress(runtime, document)
                 if document.build:
                     st.caption(f"Version {document.version} answers until this one is ready.")
@@ -119,7 +121,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
                 runtime.documents.retry(document.id)
                 st.rerun()
-            if document.state in PENDING and st.button("Cancel", key=f"cancel-{document.id}"):
+            if runtime.documents.is_pending(document) and st.button("Cancel", key=f"cancel-{document.id}"):
                 runtime.documents.cancel(document.id)
                 st.rerun()
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
@@ -148,7 +150,7 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
         )
         if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
             try:
-                runtime.collections.set(document.id, chosen)
+                runtime.collections.assign(document.id, chosen)
                 st.rerun()
             except TenfoldError as error:
                 st.error(plain(error.message))
@@ -203,7 +205,7 @@ def empty(runtime: Runtime) -> None:
         st.markdown("#### No documents yet")
         st.write("Drop files above, or try it with three short sample documents.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.load_samples()
+            runtime.samples.load()
             st.rerun()
 
 
@@ -223,7 +225,7 @@ def table(runtime: Runtime) -> None:
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
-        documents = runtime.documents.find(None if chosen == EVERYTHING else chosen)
+        documents = runtime.documents.latest(None if chosen == EVERYTHING else chosen)
         memberships = runtime.collections.memberships()
         if working and not runtime.documents.pending:
             st.rerun()
@@ -237,16 +239,16 @@ def table(runtime: Runtime) -> None:
 
 def summary(runtime: Runtime) -> None:
     """What is known."""
-    documents = runtime.documents.find()
-    cache = runtime.embeddings.statistics()
+    documents = runtime.documents.latest()
+    cache = runtime.embeddings.kept.statistics()
     with st.container(horizontal=True):
         read = sum(bool(d.build) for d in documents)
         st.metric("Documents", f"{read:,}", border=True, help=f"{len(documents):,} with those not read (yet).")
         st.metric("Chunks", f"{sum(d.chunk_count for d in documents if d.build):,}", border=True)
-        st.metric("Vectors kept", f"{cache['entries']:,}", border=True, help=size(cache["bytes"]))
+        st.metric("Vectors kept", f"{cache.entries:,}", border=True, help=size(cache.bytes))
         st.metric(
-            "Embeddings not computed again", f"{cache['hits']:,}", border=True,
-            help=f"{cache['tokens_saved']:,} tokens that the model did not have to read again.",
+            "Embeddings not computed again", f"{cache.hits:,}", border=True,
+            help=f"{cache.tokens_saved:,} tokens that the model did not have to read again.",
         )
 
 
@@ -254,27 +256,28 @@ def caches(runtime: Runtime) -> None:
     """What is never computed twice, and what that saved."""
     with st.expander("Caches", icon=":material/savings:"):
         price = runtime.prices.current.per_hour / 3600
-        cache, answers = runtime.embeddings.statistics(), runtime.answers.statistics()
-        saved = cache["tokens_saved"] * runtime.ledger.embedding_rate()
+        cache, answers = runtime.embeddings.kept.statistics(), runtime.answers.statistics()
+        saved = cache.tokens_saved * runtime.ledger.embedding_rate()
         st.markdown(
-            f"**Embeddings**: {cache['entries']:,} vectors, {size(cache['bytes'])} · {cache['hits']:,} hits · "
-            f"{cache['tokens_saved']:,} tokens, {seconds(saved)} and {plain(money(saved * price))} saved"
+            f"**Embeddings**: {cache.entries:,} vectors, {size(cache.bytes)} · {cache.hits:,} hits · "
+            f"{cache.tokens_saved:,} tokens, {seconds(saved)} and {plain(money(saved * price))} saved"
         )
-        models = runtime.embeddings.by_model()
+        models = runtime.embeddings.kept.by_model()
         if models:
             st.dataframe(
-                [{**m, "bytes": size(m["bytes"])} for m in models], hide_index=True, width="stretch", key="cache-models"
+                [{**asdict(m), "bytes": size(m.bytes)} for m in models], hide_index=True, width="stretch",
+                key="cache-models",
             )
-        if cache["entries"] and st.button(
+        if cache.entries and st.button(
             "Forget vectors of what was deleted", help="Also those of questions and of texts sent to the API."
         ):
             st.toast(f"{runtime.embeddings.forget_unused():,} vectors were forgotten.")
-        kept = answers["seconds_saved"]
+        kept = answers.seconds_saved
         st.markdown(
-            f"**Answers**: {answers['entries']:,} kept · {answers['hits']:,} given again · {seconds(kept)} of the "
+            f"**Answers**: {answers.entries:,} kept · {answers.hits:,} given again · {seconds(kept)} of the "
             f"engine and {plain(money(kept * price))} saved"
         )
-        if answers["entries"] and st.button("Forget all answers"):
+        if answers.entries and st.button("Forget all answers"):
             runtime.answers.clear()
             st.rerun()
 
@@ -282,7 +285,7 @@ def caches(runtime: Runtime) -> None:
 def reindex(runtime: Runtime) -> None:
     """Read documents anew, with what it would take said before."""
     with st.expander("Read documents again", icon=":material/restart_alt:"):
-        if not runtime.ready:
+        if not runtime.texts.ready:
             st.caption("The models are still being loaded.")
             return
         stale = runtime.planner.stale()
@@ -309,7 +312,7 @@ def main() -> None:
     uploader(runtime)
     for message in st.session_state.pop("refused", [])[:20]:
         st.error(plain(message))
-    if not runtime.documents.find():
+    if not runtime.documents.latest():
         empty(runtime)
         return
     summary(runtime)

@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from backend.engine.switches import PRESETS, describe
 from backend.runtime import Runtime, current
 from pages.drawing.untrusted import plain
 
@@ -21,20 +20,21 @@ def change(runtime: Runtime, name: str, key: str) -> None:
     """Apply a widget's new value."""
     value: Any = st.session_state[key]
     if value is not None:
-        runtime.set_switches({name: value})
+        runtime.switchboard.change({name: value})
 
 
 def presets(runtime: Runtime) -> None:
     """Three ready states."""
     now = runtime.engine.switches
-    columns = st.columns(len(PRESETS))
-    for column, (name, switches) in zip(columns, PRESETS.items(), strict=True):
+    ready = runtime.switchboard.presets
+    columns = st.columns(len(ready))
+    for column, (name, switches) in zip(columns, ready.items(), strict=True):
         with column.container(border=True, height="stretch"):
             active = switches == now
             st.markdown(f"**{name}**" + (" :green-badge[in force]" if active else ""))
             st.caption(PRESET_HELP[name])
             if st.button("Use", key=f"preset-{name}", disabled=active):
-                runtime.set_switches(switches.as_dict())
+                runtime.switchboard.change(switches.as_dict())
                 st.rerun()
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     presets(runtime)
     now = runtime.engine.switches.as_dict()
     groups: dict[str, list[dict[str, Any]]] = {}
-    for about in describe():
+    for about in runtime.switchboard.about:
         groups.setdefault(about["group"], []).append(about)
     ineffective = runtime.engine.info.ineffective if runtime.engine.info else {}
     for group, members in groups.items():

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from backend.access.caller import Role
 from backend.errors import TenfoldError
-from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
-from backend.knowledge.search import KEYWORD, TITLE, Found
 from backend.runtime import Runtime, current
-from backend.store.tables import Chunk, Document
 from pages.caller import current_caller
 from pages.drawing.charts import AMBER, GRAY, TEAL
 from pages.drawing.untrusted import passage, plain
 from pages.formatting import seconds
 from pages.navigation import page
+
+if TYPE_CHECKING:
+    from backend.knowledge.retrieve import Hit
+    from backend.knowledge.search import Found
+    from backend.store.tables.documents import Chunk, Document
 
 EVERYTHING = "All collections"
 COUNT = 8
@@ -30,9 +32,9 @@ def reasons(hit: Hit) -> str:
     parts = hit.parts
     said = [f":blue-badge[near {parts.cosine:.2f}]"] if parts.cosine else []
     if parts.keyword:
-        said.append(f":green-badge[keywords +{KEYWORD * parts.keyword:.2f}]")
+        said.append(f":green-badge[keywords +{parts.from_keywords:.2f}]")
     if parts.title:
-        said.append(f":violet-badge[named by the question +{TITLE * parts.title:.2f}]")
+        said.append(f":violet-badge[named by the question +{parts.from_title:.2f}]")
     if parts.hop and parts.step is not None:
         said.append(f":orange-badge[hop: {parts.step.kind} +{parts.hop:.2f}]")
     return " ".join(said)
@@ -119,7 +121,7 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     if not hits:
         st.info("Nothing was found. Upload documents, or choose another collection.")
         return
-    if max(hit.parts.cosine for hit in hits) < LEAST_SIMILAR:
+    if not runtime.retriever.about(hits):
         st.warning(
             "Nothing found is about this question, so the chat would say that it does not know from these documents."
         )
@@ -147,7 +149,7 @@ def main() -> None:
             st.write("Upload documents first; then ask here and see what is found, and why.")
             may = current_caller().role.covers(Role.USER)
             if may and st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-                runtime.load_samples()
+                runtime.samples.load()
                 st.switch_page(page("documents"))
         return
     names: list[Any] = [EVERYTHING, *runtime.collections.counts()]

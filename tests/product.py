@@ -68,7 +68,7 @@ class Calls:
         self._runtime = runtime
 
     def ready(self) -> bool:
-        return bool(self._runtime.engine.wait_ready(0.1) and self._runtime.ready and self._runtime.index.opened)
+        return bool(self._runtime.engine.wait_ready(0.1) and self._runtime.texts.ready and self._runtime.index.opened)
 
     def upload(self, name: str, text: str) -> str:
         return str(self._runtime.uploads.upload(name, [text.encode()]).id)
@@ -77,7 +77,7 @@ class Calls:
         self._runtime.documents.delete(document)
 
     def documents(self) -> dict[str, list[str]]:
-        return {document.id: [document.state, document.reason] for document in self._runtime.documents.find()}
+        return {document.id: [document.state, document.reason] for document in self._runtime.documents.latest()}
 
     def passages(self, document: str) -> str:
         return " ".join(chunk.text for chunk in self._runtime.documents.chunks(document))
@@ -86,7 +86,7 @@ class Calls:
         return int(self._runtime.retriever.find("ship", None, mode="dense", source="test").total)
 
     def chat(self, text: str) -> str:
-        from backend.generation.conversations import ChatOptions
+        from backend.chats.conversations import ChatOptions
 
         conversation = self._runtime.conversations.create()
         self._runtime.conversations.ask(conversation.id, text, ChatOptions(max_tokens=24))

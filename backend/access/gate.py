@@ -77,7 +77,6 @@ class Gate:
             return
         state = scope.setdefault("state", {})
         state["caller"] = entry.caller if entry else None
-        state["salt"] = entry.caller.tenant if entry else ""
         if is_machine_path(path) and scope["type"] == "http":
             await self._api(scope, receive, send)
             return

@@ -14,7 +14,8 @@ from sqlmodel import col, select
 from backend.access.caller import Caller, Role
 from backend.errors import NotFoundError
 from backend.store.database import Database
-from backend.store.tables import ApiKey, new_id
+from backend.store.ids import new_id
+from backend.store.tables.access import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class ApiKeys:
         """Whose a key is by its id, while it is valid."""
         return next((_caller(row) for row in self._keys.values() if row.id == key_id), None)
 
-    def find(self) -> list[ApiKey]:
+    def latest(self) -> list[ApiKey]:
         """All keys, latest first."""
         with self._database.session() as session:
             return list(session.exec(select(ApiKey).order_by(col(ApiKey.created).desc())).all())

@@ -12,7 +12,7 @@ from sqlmodel import col, delete, select
 from backend.access.caller import Caller
 from backend.access.keys import ApiKeys, digest
 from backend.store.database import Database
-from backend.store.tables import SignIn
+from backend.store.tables.access import SignIn
 
 LIFETIME = 30 * 86_400.0
 """Seconds that a sign-in lasts."""

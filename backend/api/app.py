@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from backend.access.headers import content_policy
-from backend.api import control, documents, openai
+from backend.api import console, openai, operations
 from backend.api.errors import add_handlers, problems
 from backend.api.limits import BodyLimits
 from backend.errors import NotFoundError
@@ -37,9 +37,8 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     api.openapi_version = "3.0.3"  # what the bundled Swagger UI reads
     api.state.runtime = runtime
     api.include_router(openai.router)
-    for router in (documents.router, documents.search_router):
-        api.include_router(router, responses=problems(404, 409, 422))
-    api.include_router(control.router, responses=problems())
+    api.include_router(console.router)
+    api.include_router(operations.router, responses=problems())
     # Served from here: the page must work without access to anybody's network.
     api.mount("/api/docs/static", StaticFiles(directory=swagger_ui_path), name="swagger")
 
@@ -66,7 +65,7 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
 
     for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
         api.add_api_route(path, _without_v1, methods=["GET", "HEAD", "POST"], include_in_schema=False)
-    api.add_middleware(BodyLimits, upload_bytes=lambda: settings.max_upload_mb << 20)
+    api.add_middleware(BodyLimits, upload_bytes=settings.max_upload_bytes)
     api.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
@@ -93,8 +92,8 @@ async def _without_v1(request: Request) -> None:
 
 def _as_answered(document: dict[str, Any]) -> dict[str, Any]:
     """Leave out the answer to a wrong body that FastAPI describes and `add_handlers` replaces."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
+    for methods in document["paths"].values():
+        for operation in methods.values():
             if "HTTPValidationError" in str(operation["responses"].get("422", "")):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,10 +21,10 @@ class BodyLimits:
 
     Args:
         app: what is behind it.
-        upload_bytes: called per request; the largest file accepted.
+        upload_bytes: of the largest file accepted.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: Callable[[], int]) -> None:
+    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
         self._app, self._upload_bytes = app, upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,7 +33,7 @@ class BodyLimits:
             await self._app(scope, receive, send)
             return
         upload = scope["path"].startswith(UPLOADS)
-        limit = self._upload_bytes() + FORM_BYTES if upload else BODY_LIMIT
+        limit = self._upload_bytes + FORM_BYTES if upload else BODY_LIMIT
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             await refuse(too_large(limit), scope, receive, send)

@@ -280,24 +280,3 @@ def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: boo
 def describe() -> list[dict[str, Any]]:
     """Name, label, help, group, when it acts, choices and range of every switch, in order."""
     return [{"name": f.name, "default": f.default, **f.metadata} for f in fields(Switches)]
-
-
-PRESETS: dict[str, Switches] = {
-    "Baseline": Switches(
-        in_flight_batching=False,
-        max_batch=1,
-        batch_window_ms=0,
-        chunked_prefill=False,
-        dual_path=False,
-        speculation="off",
-        prefix_cache=False,
-        disk_prefix_cache=False,
-        cuda_graphs=False,
-        embedding_cache=False,
-        answer_cache=False,
-        graph_retrieval=False,
-        quantization="fp32",
-    ),
-    "Balanced": Switches(),
-    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="mixed"),
-}

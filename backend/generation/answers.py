@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,30 +21,29 @@ from sqlalchemy import delete, update
 from sqlmodel import Session, col, func, select
 
 from backend.engine.messages import SamplingParams
+from backend.generation.likeness import alike
 from backend.store.database import Database
-from backend.store.tables import Answer
+from backend.store.tables.answers import Answer
 
 MOST_ANSWERS = 10_000
 TRIM_EVERY = 100
-NEGATIONS = frozenset(
-    {"no", "not", "never", "none", "nothing", "nobody", "without", "cannot", "neither", "nor", "except", "unless"}
-)
-OPPOSITES = [
-    {"first", "last"}, {"open", "closed", "close", "shut"}, {"before", "after"}, {"more", "less", "fewer"},
-    {"most", "least", "fewest"}, {"highest", "lowest"}, {"largest", "smallest"}, {"longest", "shortest"},
-    {"oldest", "youngest", "newest"}, {"start", "end"}, {"begin", "end"}, {"with", "without"}, {"on", "off"},
-    {"adult", "child", "children"}, {"arrive", "leave"}, {"busiest", "quietest"}, {"minimum", "maximum"},
-    {"inside", "outside"}, {"above", "below"}, {"cheapest", "dearest"}, {"won", "lost"}, {"born", "died"},
-]  # fmt: skip
 
 
-def answer_key(prompt: list[int], sampling: SamplingParams, stop: tuple[str, ...], identity: str) -> str:
-    """The exact cache's key; `identity` names tenant, model, variant and index version."""
-    rest = json.dumps([asdict(sampling), stop, identity], sort_keys=True)
+def answer_key(
+    prompt: list[int],
+    sampling: SamplingParams,
+    stop: tuple[str, ...],
+    *,
+    tenant: str,
+    variant_key: str,
+    index_version: int,
+) -> str:
+    """The exact cache's key: of everything that decides an answer, and of whose it is."""
+    rest = json.dumps([asdict(sampling), stop, f"{tenant}:{variant_key}:{index_version}"], sort_keys=True)
     return hashlib.sha256(array("q", prompt).tobytes() + rest.encode()).hexdigest()
 
 
-def scope_key(*parts: Any) -> str:
+def likeness_scope(*parts: Any) -> str:
     """What two questions must have in common to share an answer."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -54,22 +53,13 @@ def repeatable(sampling: SamplingParams) -> bool:
     return sampling.temperature == 0 or sampling.seed is not None
 
 
-def _marks(question: str) -> tuple[set[str], frozenset[str], set[str]]:
-    """Numbers, negations and names of a question: where two differ in these, they ask for something else."""
-    words = [word.strip(".,;:!?\"'()[]") for word in question.replace("’", "'").split()]
-    numbers = {word for word in words if any(c.isdigit() for c in word)}
-    small = ["not" if word.lower().endswith("n't") else word.lower() for word in words]
-    negations = NEGATIONS.intersection(small)
-    names = {word.lower().removesuffix("'s") for word in words[1:] if word[:1].isupper() and word != "I"}
-    return numbers, negations, names
+@dataclass(frozen=True)
+class AnswerStatistics:
+    """Entries, how often one was given again, and the engine's seconds that this saved."""
 
-
-def alike(one: str, other: str) -> bool:
-    """Whether nothing speaks against two questions of near embeddings asking for the same."""
-    if _marks(one) != _marks(other):
-        return False
-    a, b = set(one.lower().rstrip("?").split()), set(other.lower().rstrip("?").split())
-    return not any((a - b) & pair and (b - a) & pair for pair in OPPOSITES)
+    entries: int
+    hits: int
+    seconds_saved: float
 
 
 Embed = Callable[[list[str], str, str], np.ndarray]
@@ -98,13 +88,13 @@ class AnswerCache:
         return answer
 
     def like(
-        self, question: str, scope: str, threshold: float, *, source: str, path: str
+        self, question: str, likeness_scope: str, threshold: float, *, source: str, path: str
     ) -> tuple[Answer, float] | None:
         """The answer to the likest question of this scope, and how like it is; None below the threshold.
 
         Args:
             question: what is asked now.
-            scope: what both must have in common.
+            likeness_scope: what both must have in common.
             threshold: cosine from which two questions ask for the same.
             source: who asks, for the ledger.
             path: "realtime" or "batch", on which the question is embedded.
@@ -112,7 +102,7 @@ class AnswerCache:
         with self._database.session() as session:
             rows = session.exec(
                 select(Answer.key, Answer.question, Answer.vector).where(
-                    Answer.scope == scope, col(Answer.vector).is_not(None)
+                    Answer.likeness_scope == likeness_scope, col(Answer.vector).is_not(None)
                 )
             ).all()
         if not rows:
@@ -137,7 +127,7 @@ class AnswerCache:
             path: "realtime" or "batch", on which the question is embedded.
         """
         row = answer.model_dump()
-        if comparable and answer.scope and answer.question:
+        if comparable and answer.likeness_scope and answer.question:
             vector = self._embed([answer.question], source, path)[0]
             row["vector"] = np.ascontiguousarray(vector, dtype="<f4").tobytes()
         with self._lock:
@@ -159,8 +149,8 @@ class AnswerCache:
         with self._database.session() as session:
             session.connection().execute(delete(Answer))
 
-    def statistics(self) -> dict[str, float]:
-        """Entries, hits and the engine's seconds that they saved."""
+    def statistics(self) -> AnswerStatistics:
+        """Of all answers."""
         with self._database.session() as session:
             count, hits, seconds = session.exec(
                 select(
@@ -169,7 +159,7 @@ class AnswerCache:
                     func.coalesce(func.sum(Answer.hits * Answer.compute_seconds), 0.0),
                 )
             ).one()
-        return {"entries": int(count), "hits": int(hits), "seconds_saved": float(seconds)}
+        return AnswerStatistics(int(count), int(hits), float(seconds))
 
 
 def _touch(session: Session, key: str) -> None:

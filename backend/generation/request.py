@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from backend.engine.messages import MOST_LISTED, REALTIME, SamplingParams
 from backend.errors import ContextLengthError, InvalidInputError
 from backend.models.text import TextModel
+from backend.store.citation import Citation
 
 MAX_STOPS = 16
 RANGES: dict[str, tuple[float, float]] = {
@@ -31,10 +31,11 @@ class TextRequest:
 
     Attributes:
         trim: where messages do not fit the context, leave out the oldest turns rather than refuse.
+        tenant: whose prompt states and answers may be used again, and whose these become.
         passages: texts within the messages that may come again elsewhere in other prompts.
         citations: what the messages quote, kept with the answer.
         question: the one question of a conversation that has no other; another like it may be answered the same.
-        scope: what such a question must have in common with this one.
+        likeness_scope: what such a question must have in common with this one.
         index_version: of the documents that were searched; 0 where none were.
         fresh: do not give an answer again.
         reply: what to answer without asking the model.
@@ -49,12 +50,12 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     path: str = REALTIME
     source: str = "api"
-    salt: str = ""
+    tenant: str = ""
     trim: bool = False
     passages: tuple[str, ...] = ()
-    citations: tuple[dict[str, Any], ...] = ()
+    citations: tuple[Citation, ...] = ()
     question: str = ""
-    scope: str = ""
+    likeness_scope: str = ""
     index_version: int = 0
     fresh: bool = False
     reply: str | None = None

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 
-from backend.engine.messages import Failed, Finished, Generate
-from backend.engine.protocol import EngineClient, Event, Token
-from backend.engine.switches import Switches
-from backend.errors import InvalidInputError, ModelFailedError, TenfoldError, UnavailableError
-from backend.generation.answers import AnswerCache, answer_key, repeatable, scope_key
+from backend.engine.messages import Generate
+from backend.engine.protocol import EngineClient
+from backend.errors import InvalidInputError, TenfoldError, UnavailableError
+from backend.generation.answers import AnswerCache
+from backend.generation.recall import AnswerPlace, Recall, write_again
 from backend.generation.request import Prepared, TextRequest, prepare
-from backend.generation.stream import CacheKind, CacheMark, Generation, Piece, Status
+from backend.generation.sink import Sink, fail
+from backend.generation.stream import Generation, Piece, Status
 from backend.generation.waiting import WaitingLine
 from backend.metering.ledger import Asked, Ledger
 from backend.models.text import StreamDecoder, TextModel
-from backend.store.tables import Answer
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
-ERRORS: Mapping[str, type[TenfoldError]] = {
-    "invalid": InvalidInputError,
-    "unavailable": UnavailableError,
-    "load_failed": ModelFailedError,
-}
-"""What the engine's kinds of failure are to a caller; any other is a fault of ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerPlace:
-    """Where in the answer cache a request's answer belongs: its exact key, and what a like question must share."""
-
-    key: str
-    scope: str
 
 
 class GenerationService:
@@ -64,11 +48,12 @@ class GenerationService:
         default_max_tokens: int,
         max_waiting: Mapping[str, int],
     ) -> None:
-        self.engine, self.ledger, self.answers, self.model = engine, ledger, answers, model
+        self._engine, self._ledger, self._model = engine, ledger, model
         self._text, self._default_max_tokens = text, default_max_tokens
         self._line = WaitingLine(max_waiting)
         self._active: dict[str, Generation] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
+        self._recall = Recall(engine, answers, model, self._workers)
 
     @property
     def active(self) -> dict[str, Generation]:
@@ -88,7 +73,7 @@ class GenerationService:
         if request.reply is not None:
             return Prepared(request, [], request.sampling)
         text = self._text()
-        info = self.engine.known()
+        info = self._engine.known()
         return prepare(
             request, text, vocab=info.vocab, context=info.max_model_len, default_max_tokens=self._default_max_tokens
         )
@@ -107,13 +92,11 @@ class GenerationService:
         generation = generation or Generation(request)
         if request.reply is not None:
             generation.begin(prepared)
-            self._reply(generation, request.reply)
+            generation.push(Piece(request.reply, -1, None))
+            generation.finish("stop", self._ledger.record_reply(self._asked(generation), latency=generation.latency))
             return generation
-        switches = self.engine.switches
-        place = self._place(prepared)
-        plain = request.sampling.logprobs is None and request.sampling.prompt_logprobs is None
-        keeps = switches.answer_cache and repeatable(request.sampling) and plain
-        if keeps and not request.fresh and self._again(prepared, generation, place):
+        place = self._recall.place(prepared)
+        if place is not None and not request.fresh and self._answered_before(prepared, generation, place):
             return generation
         self._line.enter(generation.id, request.path)
         self._active[generation.id] = generation
@@ -122,17 +105,21 @@ class GenerationService:
         if generation.cancelled:
             generation.finish("abort")
             return generation
-        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
-        sink = _Sink(self, prepared, generation, decoder, place if keeps else None, switches)
-        self.engine.generate(
+        sink = Sink(
+            generation, self._decoder(request), self._asked(generation), self._ledger, self._engine.switches,
+            answering=lambda: self._line.leave(generation.id, request.path),
+            abort=lambda: self._engine.abort(generation.id),
+            keep=self._recall.keeper(prepared, place) if place is not None else None,
+        )  # fmt: skip
+        self._engine.generate(
             Generate(
-                generation.id, prepared.token_ids, prepared.sampling, request.path, request.salt, time.monotonic(),
+                generation.id, prepared.token_ids, prepared.sampling, request.path, request.tenant, time.monotonic(),
                 prepared.segments,
             ),
             sink,
         )  # fmt: skip
         if generation.cancelled:  # cancelled between the check and the submission
-            self.engine.abort(generation.id)
+            self._engine.abort(generation.id)
         return generation
 
     def start_in_background(self, generation: Generation, make: Callable[[], TextRequest]) -> None:
@@ -153,7 +140,7 @@ class GenerationService:
                 known = error if isinstance(error, TenfoldError) else TenfoldError(f"Something went wrong: {error}")
                 if known is not error:
                     log.exception("a request could not be prepared")
-                self.failed(generation, 0, known)
+                fail(generation, self._asked(generation), self._ledger, known, prompt_tokens=0)
 
         try:
             self._workers.submit(work)
@@ -166,7 +153,7 @@ class GenerationService:
         if generation.status is Status.PREPARING:
             generation.finish("abort")
         else:
-            self.engine.abort(generation.id)
+            self._engine.abort(generation.id)
 
     def close(self) -> None:
         """Cancel what runs and end the workers."""
@@ -174,145 +161,25 @@ class GenerationService:
             self.cancel(generation)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    # ---- answers that need no engine -----------------------------------------------------------------------------
-
-    def _place(self, prepared: Prepared) -> AnswerPlace:
-        request = prepared.request
-        identity = f"{request.salt}:{self.model}:{self.engine.known().fingerprint}:{self._variant()}"
-        key = answer_key(prepared.token_ids, prepared.sampling, request.stop, f"{identity}:{request.index_version}")
-        if not request.question:
-            return AnswerPlace(key, "")
-        return AnswerPlace(
-            key, scope_key(request.scope, request.index_version, asdict(prepared.sampling), request.stop, identity)
-        )
-
-    def _variant(self) -> str:
-        """What of the switches changes an answer's tokens."""
-        applied = self.engine.applied
-        s = self.engine.switches
-        sparse = s.sparse_attention and s.sparse_keep_percent
-        inexact = (s.kv_cache, sparse, s.chunk_reuse and s.chunk_recompute_percent)
-        return f"{applied.variant if applied else ''}:{inexact}"
-
-    def _again(self, prepared: Prepared, generation: Generation, place: AnswerPlace) -> bool:
+    def _answered_before(self, prepared: Prepared, generation: Generation, place: AnswerPlace) -> bool:
         """Give a stored answer, if there is one."""
-        request, switches = prepared.request, self.engine.switches
-        answer, mark = self.answers.get(place.key), CacheMark(CacheKind.EXACT)
-        if answer is None and switches.semantic_cache and place.scope:
-            found = self.answers.like(
-                request.question, place.scope, switches.semantic_threshold_percent / 100,
-                source=request.source, path=request.path,
-            )  # fmt: skip
-            if found is not None:
-                answer = found[0]
-                mark = CacheMark(CacheKind.SEMANTIC, answer.question, found[1])
-        if answer is None:
+        found = self._recall.find(prepared, place)
+        if found is None:
             return False
+        answer, mark = found
         generation.begin(prepared)
-        generation.mark_cached(mark, answer.citations if mark.kind is CacheKind.SEMANTIC else list(request.citations))
-        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
-        for token in answer.token_ids:
-            if not decoder.stopped:
-                generation.push(Piece(decoder.push(token), token, None))
-        rest = decoder.finish()
-        if rest:
-            generation.push(Piece(rest, -1, None))
-        account = self.ledger.record_answer(self.asked(generation), answer, latency=generation.latency)
+        write_again(generation, answer, mark, self._decoder(prepared.request))
+        account = self._ledger.record_answer(self._asked(generation), answer, latency=generation.latency)
         generation.finish(answer.finish_reason, account)
         return True
 
-    def _reply(self, generation: Generation, text: str) -> None:
-        generation.push(Piece(text, -1, None))
-        generation.finish("stop", self.ledger.record_reply(self.asked(generation), latency=generation.latency))
+    def _decoder(self, request: TextRequest) -> StreamDecoder:
+        return StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
 
-    # ---- what the sink calls -------------------------------------------------------------------------------------
-
-    def asked(self, generation: Generation) -> Asked:
+    def _asked(self, generation: Generation) -> Asked:
         """The request as the ledger names it."""
-        return Asked(generation.id, generation.request.source, generation.request.path, self.model)
-
-    def answering(self, generation: Generation) -> None:
-        """Its first token is there, so it waits no longer."""
-        self._line.leave(generation.id, generation.request.path)
-
-    def failed(self, generation: Generation, prompt_tokens: int, error: TenfoldError) -> None:
-        """End a generation with an error, which is a row and a count like any other ending."""
-        self.ledger.record_failure(self.asked(generation), prompt_tokens=prompt_tokens, latency=generation.latency)
-        generation.fail(error)
-
-    def keep(self, answer: Answer, request: TextRequest, *, comparable: bool) -> None:
-        """Keep an answer to give it again, without holding anybody up."""
-
-        def put() -> None:
-            try:
-                self.answers.put(answer, comparable=comparable, source=request.source, path=request.path)
-            except Exception:
-                log.exception("an answer could not be kept")
-
-        if not comparable:
-            put()
-            return
-        with contextlib.suppress(RuntimeError):  # the server is stopping
-            self._workers.submit(put)
+        return Asked(generation.id, generation.request.source, generation.request.path, self._model)
 
     def _forget(self, generation: Generation) -> None:
         self._active.pop(generation.id, None)
         self._line.leave(generation.id, generation.request.path)
-
-
-class _Sink:
-    """Takes one request's events to its readers. Called from the thread that reads the engine: it never blocks."""
-
-    def __init__(
-        self,
-        service: GenerationService,
-        prepared: Prepared,
-        generation: Generation,
-        decoder: StreamDecoder,
-        place: AnswerPlace | None,
-        switches: Switches,
-    ) -> None:
-        self._service, self._prepared, self._generation = service, prepared, generation
-        self._decoder, self._place, self._switches = decoder, place, switches
-        self._tokens: list[int] = []
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Token):
-            self._token(event)
-        elif isinstance(event, Finished):
-            self._finished(event)
-        else:
-            self._failed(event)
-
-    def _token(self, event: Token) -> None:
-        if self._decoder.stopped:
-            return
-        if not self._tokens:
-            self._service.answering(self._generation)
-        self._tokens.append(event.token_id)
-        self._generation.push(Piece(self._decoder.push(event.token_id), event.token_id, event.logprob))
-        if self._decoder.stopped:
-            self._service.engine.abort(self._generation.id)
-
-    def _finished(self, event: Finished) -> None:
-        rest = self._decoder.finish()
-        if rest:
-            self._generation.push(Piece(rest, -1, None))
-        reason = "stop" if self._decoder.stopped else event.reason
-        account = self._service.ledger.record(
-            self._service.asked(self._generation), event.usage, outcome=reason, switches=self._switches.as_dict()
-        )
-        self._generation.prompt_logprobs = event.prompt_logprobs
-        self._generation.finish(reason, account)
-        if self._place is not None and reason in ("stop", "length"):
-            request = self._prepared.request
-            answer = Answer(
-                key=self._place.key, scope=self._place.scope, question=request.question, token_ids=self._tokens,
-                finish_reason=reason, citations=list(request.citations), prompt_tokens=len(self._prepared.token_ids),
-                compute_seconds=event.usage.compute_seconds,
-            )  # fmt: skip
-            self._service.keep(answer, request, comparable=self._switches.semantic_cache)
-
-    def _failed(self, event: Failed) -> None:
-        error = ERRORS.get(event.kind, TenfoldError)(event.error)
-        self._service.failed(self._generation, len(self._prepared.token_ids), error)

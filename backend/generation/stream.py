@@ -10,13 +10,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from backend.engine.messages import Logprob
 from backend.errors import TenfoldError
 from backend.generation.request import Prepared, TextRequest
 from backend.metering.account import Account
-from backend.store.tables import new_id
+from backend.store.citation import Citation
+from backend.store.ids import new_id
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Generation:
     Args:
         request: what was asked for.
         keep: stores what was written; readers learn of the end when it has.
+        note: what is done before anything is written.
 
     Attributes:
         id: the request's id, with the engine and in the ledger.
@@ -89,18 +90,18 @@ class Generation:
         cancelled: somebody wants it to end.
     """
 
-    def __init__(self, request: TextRequest, keep: Keep | None = None) -> None:
+    def __init__(self, request: TextRequest, keep: Keep | None = None, note: str = "") -> None:
         self.id = new_id()
         self.request = request
         self.created = time.time()
         self.pieces: list[Piece] = []
         self.status = Status.PREPARING
-        self.note = ""
+        self.note = note
         self.finish_reason: str | None = None
         self.error: TenfoldError | None = None
         self.account: Account | None = None
         self.cache_mark: CacheMark | None = None
-        self.citations: tuple[dict[str, Any], ...] = request.citations
+        self.citations: tuple[Citation, ...] = request.citations
         self.left_out = 0
         self.prompt_ids: list[int] = []
         self.prompt_logprobs: tuple[Logprob | None, ...] = ()
@@ -138,7 +139,7 @@ class Generation:
             self.status, self.note = Status.QUEUED, ""
             self._wake()
 
-    def mark_cached(self, mark: CacheMark, citations: list[dict[str, Any]]) -> None:
+    def mark_cached(self, mark: CacheMark, citations: list[Citation]) -> None:
         """It is given again; what it quotes is what it quoted then."""
         with self._condition:
             self.cache_mark, self.citations = mark, tuple(citations)
@@ -152,13 +153,15 @@ class Generation:
             self.status = Status.WRITING
             self._wake()
 
-    def finish(self, reason: str, account: Account | None = None) -> None:
+    def finish(
+        self, reason: str, account: Account | None = None, prompt_logprobs: tuple[Logprob | None, ...] = ()
+    ) -> None:
         """End it: `reason` is "stop", "length" or "abort". The first ending counts, later ones are ignored."""
         with self._condition:
             if self._closing:
                 return
             self._closing = True
-            self.finish_reason, self.account = reason, account
+            self.finish_reason, self.account, self.prompt_logprobs = reason, account, prompt_logprobs
         self._close(Status.DONE)
 
     def fail(self, error: TenfoldError) -> None:

@@ -17,14 +17,15 @@ from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH, SamplingParams
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError
-from backend.generation.conversations import grounded_request
+from backend.generation.grounded import grounded_request
 from backend.generation.request import TextRequest, check_sampling
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
+from backend.jobs.prompts import read_prompts
 from backend.jobs.schedule import crontab
 from backend.knowledge.grounding import Grounding
 from backend.store.database import Database
-from backend.store.tables import Job, JobResult, JobRun
+from backend.store.tables.jobs import Job, JobResult, JobRun
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ class Progress:
     failed: int
     cost: float
     output_tokens: int
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.run.state in OPEN
 
 
 Ground = Callable[[str, str, int], Grounding]
@@ -100,6 +106,11 @@ class Jobs:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     # ---- what users do -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def prompts(name: str, data: bytes) -> list[str]:
+        """The prompts in a file; see `prompts.read_prompts`."""
+        return read_prompts(name, data)
 
     def create(
         self,
@@ -297,7 +308,7 @@ class Jobs:
         prompt = job.prompts[position]
         common: dict[str, Any] = {
             "sampling": SamplingParams(temperature=job.temperature), "max_tokens": job.max_tokens, "path": BATCH,
-            "source": "job", "question": prompt, "scope": f"{job.documents}\0{job.system}",
+            "source": "job", "question": prompt, "likeness_scope": f"{job.documents}\0{job.system}",
         }  # fmt: skip
         if job.documents:
             request = grounded_request(self._ground(prompt, job.system, job.max_tokens), **common)

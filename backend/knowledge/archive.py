@@ -25,7 +25,8 @@ MOST_BYTES = 2 << 30
 """Of all files of an archive, unpacked."""
 MOST_ENTRIES = 3 * MOST_FILES
 """Folders and hidden files are in a zip's directory too."""
-MOST_DIRECTORY_BYTES = MOST_ENTRIES * 512
+ENTRY_BYTES = 512
+"""Most of an entry, on the average."""
 MOST_RATIO, SMALL = 200, 10 << 20
 """How many times smaller than itself a file of more than `SMALL` bytes may have been packed."""
 
@@ -59,7 +60,7 @@ def opened(path: Path, name: str, *, most_entries: int = MOST_ENTRIES) -> Iterat
     with path.open("rb") as file:
         try:
             entries, size = _directory(file)
-            if entries > most_entries or size > most_entries * 512:
+            if entries > most_entries or size > most_entries * ENTRY_BYTES:
                 raise InvalidInputError(f"{name} holds more than {most_entries:,} entries. Split it.", param="files")
             with zipfile.ZipFile(file) as archive:
                 yield archive

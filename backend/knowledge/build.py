@@ -1,20 +1,18 @@
 """One build's life: a document's text, cut, embedded and stored beside the build in force, whose place it takes.
 
-The change comes in one commit; before it nothing of a build is findable, after it nothing of the one before. What could
-not be taken back or away (a full disk, a locked database) is remembered, and done before anything else is.
+The change comes in one commit; before it nothing of a build is findable, after it nothing of the one before.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, insert
-from sqlmodel import col, func, select
+from sqlalchemy import insert
+from sqlmodel import func, select
 
 from backend.engine.messages import BATCH
 from backend.errors import DocumentError
@@ -24,17 +22,18 @@ from backend.knowledge.documents import PENDING, Documents
 from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.graph import GraphChunk
 from backend.knowledge.index import KnowledgeIndex
+from backend.knowledge.index_version import IndexVersion
 from backend.knowledge.parse import parse
+from backend.knowledge.removal import Removal
 from backend.knowledge.signals import CancelToken
+from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Chunk, Document, DocumentState, DocumentVersion, Setting, new_id
+from backend.store.ids import new_id
+from backend.store.tables.documents import Chunk, Document, DocumentState, DocumentVersion
 
 SLICE = 256
 """Chunks embedded, stored and indexed at a time: bounds memory, and how long a cancellation waits."""
-KEPT_VERSIONS = 5
-"""Versions whose text is kept, to show what changed."""
-INDEX_VERSION = "index_version"
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,13 @@ class Rate:
     left: float
 
 
-@dataclass(frozen=True)
-class _Remains:
-    """Chunks to be made unfindable, and the build (if any) whose rows are to go."""
-
-    document_id: str
-    build: int | None
-    ids: list[str]
-
-
 class Builder:
-    """Makes builds, one at a time, and takes away what is not wanted any more."""
+    """Makes builds, one at a time.
+
+    Attributes:
+        removal: takes away what a build replaced, and what was deleted.
+        index_version: grows with every build in force and every removal.
+    """
 
     def __init__(
         self,
@@ -67,26 +62,19 @@ class Builder:
         documents: Documents,
         embeddings: EmbeddingService,
         index: KnowledgeIndex,
-        chunker: Callable[[], Chunker],
+        texts: Texts,
     ) -> None:
         self._settings, self._database, self._blobs = settings, database, blobs
         self._documents, self._embeddings, self._index = documents, embeddings, index
-        self._chunker = chunker
-        self._remains: list[_Remains] = []
+        self._texts = texts
+        self.index_version = IndexVersion(database)
+        self.removal = Removal(database, blobs, documents, index, self.index_version)
         self._rates: dict[str, Rate] = {}
         self._storer = ThreadPoolExecutor(1, thread_name_prefix="store")
-        with database.session() as session:
-            row = session.get(Setting, INDEX_VERSION)
-        self._index_version = int(row.value) if row else 0
 
     def close(self) -> None:
         """End the thread that stores."""
         self._storer.shutdown()
-
-    @property
-    def index_version(self) -> int:
-        """Grows with everything that becomes or ceases to be findable."""
-        return self._index_version
 
     def rate(self, document_id: str) -> Rate | None:
         """How reading a document goes; None where it is not being read."""
@@ -95,6 +83,9 @@ class Builder:
     def version(self) -> str:
         """Names how chunks are cut and embedded now."""
         return f"{self._chunker().version}:{self._embeddings.fingerprint[:16]}"
+
+    def _chunker(self) -> Chunker:
+        return Chunker(self._texts.embedding_tokenizer(), self._settings.chunk_tokens)
 
     # ---- a build -------------------------------------------------------------------------------------------------
 
@@ -125,14 +116,14 @@ class Builder:
         finally:
             self._rates.pop(document.id, None)
             # Deleted, cancelled or replaced by a newer upload meanwhile, it is this build that goes.
-            self._remains.append(
-                _Remains(document.id, None, old) if in_force else _Remains(document.id, build, added)
-            )
-            if not in_force:
-                self.tidy()
+            if in_force:
+                self.removal.leave(document.id, None, old)
+            else:
+                self.removal.leave(document.id, build, added)
+                self.removal.tidy()
         if in_force:
-            self.tidy()
-            self._forget_old(document.id)
+            self.removal.tidy()
+            self.removal.drop_old_versions(document.id)
 
     def _pieces(self, document: Document, token: CancelToken) -> list[Piece]:
         text = parse(
@@ -243,84 +234,6 @@ class Builder:
                 version.build, version.chunker = build, self.version()
                 session.add(version)
             session.add(row)
-            session.merge(Setting(key=INDEX_VERSION, value=self._index_version + 1))
-        self._index_version += 1
+            self.index_version.note_next(session)
+        self.index_version.advance()
         return True
-
-    # ---- taking away ---------------------------------------------------------------------------------------------
-
-    def tidy(self) -> None:
-        """Take away what is left of builds that are not in force (any more)."""
-        while self._remains:
-            remains = self._remains[0]
-            self._index.remove(remains.ids)
-            if remains.build is not None:
-                with self._database.session() as session:
-                    session.connection().execute(
-                        delete(Chunk).where(
-                            col(Chunk.document_id) == remains.document_id, col(Chunk.build) == remains.build
-                        )
-                    )
-            self._remains.pop(0)
-
-    def sweep(self) -> None:
-        """Remove what a kill left: chunks that no version names, and bytes that no document needs."""
-        with self._database.session() as session:
-            known = select(DocumentVersion.document_id, DocumentVersion.build)
-            pairs = set(session.exec(known).all()) | set(session.exec(select(Document.id, Document.build)).all())
-            there = set(session.exec(select(Chunk.document_id, Chunk.build).distinct()).all())
-            for document_id, build in there - pairs:
-                session.connection().execute(
-                    delete(Chunk).where(col(Chunk.document_id) == document_id, col(Chunk.build) == build)
-                )
-            needed = set(session.exec(select(DocumentVersion.sha256)).all())
-            needed |= set(session.exec(select(Document.sha256)).all())
-        for sha256 in self._blobs.names() - needed:
-            self._blobs.drop(sha256, lambda sha256=sha256: self._needed(sha256))  # type: ignore[misc]
-
-    def _forget_old(self, document_id: str) -> None:
-        """Keep the text of the latest versions only, and of each the latest build."""
-        versions = self._documents.versions(document_id)
-        with self._database.session() as session:
-            in_force = session.exec(select(Document.build).where(Document.id == document_id)).first() or 0
-            kept = {version.build for version in versions[:KEPT_VERSIONS]} | {in_force}
-            session.connection().execute(
-                delete(Chunk).where(col(Chunk.document_id) == document_id, col(Chunk.build).not_in(kept))
-            )
-            for version in versions[KEPT_VERSIONS:]:
-                version.build = 0
-                session.merge(version)
-        for version in versions[KEPT_VERSIONS:]:
-            self._drop(version.sha256, document_id)
-
-    def erase(self, document: Document) -> None:
-        """Take a deleted document away altogether; done again after a failure, it goes on where it was."""
-        with self._database.session() as session:
-            ids = list(session.exec(select(Chunk.id).where(Chunk.document_id == document.id)).all())
-            hashes = set(
-                session.exec(select(DocumentVersion.sha256).where(DocumentVersion.document_id == document.id)).all()
-            )
-        self._index.remove(ids)
-        with self._database.session() as session:
-            row = session.get(Document, document.id)
-            if row is not None:
-                session.delete(row)
-            session.merge(Setting(key=INDEX_VERSION, value=self._index_version + 1))
-        self._index_version += 1
-        for sha256 in hashes | {document.sha256}:
-            self._drop(sha256, document.id)
-
-    def _drop(self, sha256: str, document_id: str) -> None:
-        """Delete bytes that no other document, and no version whose text is kept, needs."""
-        self._blobs.drop(sha256, lambda: self._needed(sha256, document_id))
-
-    def _needed(self, sha256: str, besides: str = "") -> bool:
-        with self._database.session() as session:
-            version = session.exec(
-                select(DocumentVersion.number).where(
-                    DocumentVersion.sha256 == sha256,
-                    (col(DocumentVersion.document_id) != besides) | (col(DocumentVersion.build) > 0),
-                )
-            ).first()
-            current = session.exec(select(Document.id).where(Document.sha256 == sha256)).first()
-        return version is not None or current is not None

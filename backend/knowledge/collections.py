@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import delete
 from sqlmodel import Session, col, exists, func, select
 
 from backend.errors import InvalidInputError, NotFoundError
 from backend.store.database import Database
-from backend.store.tables import Collection, CollectionDocument, Document, DocumentState
+from backend.store.tables.documents import Collection, CollectionDocument, Document, DocumentState
 
 DEFAULT_COLLECTION = "default"
 LONGEST_NAME = 100
@@ -30,13 +32,21 @@ def collection_name(name: str) -> str:
 class Collections:
     """Collections and who is in them.
 
-    `naming` is held by whoever looks for a name and then puts a document into a collection, so that two at once do not
-    make two documents of one name.
+    Attributes:
+        default: where a document goes that is put nowhere else.
     """
+
+    default = DEFAULT_COLLECTION
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.naming = threading.RLock()
+        self._naming = threading.Lock()
+
+    @contextmanager
+    def naming(self) -> Iterator[Session]:
+        """A session to look for a name in and take it, one at a time: two at once would make two documents of one."""
+        with self._naming, self._database.session() as session:
+            yield session
 
     def counts(self) -> dict[str, int]:
         """Collections and how many documents each has, by name."""
@@ -71,7 +81,7 @@ class Collections:
                 out.setdefault(row.document_id, []).append(row.collection)
         return out
 
-    def set(self, document_id: str, names: list[str]) -> list[str]:
+    def assign(self, document_id: str, names: list[str]) -> list[str]:
         """Put a document into these collections and no others; nothing is read again. Returns their names, sorted.
 
         Raises:
@@ -81,7 +91,7 @@ class Collections:
         wanted = {collection_name(name) for name in names}
         if not wanted:
             raise InvalidInputError("A document is in at least one collection.", param="collections")
-        with self.naming, self._database.session() as session:
+        with self.naming() as session:
             document = session.get(Document, document_id)
             if document is None or document.state == DocumentState.DELETING:
                 raise NotFoundError(f"There is no document {document_id!r}.")
@@ -107,7 +117,7 @@ class Collections:
         Raises:
             InvalidInputError: it has documents.
         """
-        with self.naming, self._database.session() as session:
+        with self.naming() as session:
             members = (
                 select(Document.id)
                 .join(CollectionDocument)

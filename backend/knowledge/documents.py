@@ -16,7 +16,7 @@ from sqlmodel import Session, col, exists, func, select
 from backend.errors import NotFoundError
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
-from backend.store.tables import Chunk, CollectionDocument, Document, DocumentState, DocumentVersion
+from backend.store.tables.documents import Chunk, CollectionDocument, Document, DocumentState, DocumentVersion
 
 PENDING = (DocumentState.QUEUED, DocumentState.PARSING, DocumentState.EMBEDDING)
 CANCELLED = "Cancelled. Retry to read it."
@@ -39,7 +39,7 @@ class Documents:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def find(self, collection: str | None = None, *, offset: int = 0, limit: int | None = None) -> list[Document]:
+    def latest(self, collection: str | None = None, *, offset: int = 0, limit: int | None = None) -> list[Document]:
         """Documents, latest first; `limit` of them from `offset` on."""
         with self._database.session() as session:
             query = select(Document).where(Document.state != DocumentState.DELETING)
@@ -47,6 +47,11 @@ class Documents:
                 query = query.join(CollectionDocument).where(CollectionDocument.collection == collection)
             query = query.order_by(col(Document.created).desc(), col(Document.id)).offset(offset).limit(limit)
             return list(session.exec(query).all())
+
+    @staticmethod
+    def is_pending(document: Document) -> bool:
+        """Whether its latest version waits to be read, or is being read."""
+        return document.state in PENDING
 
     def count(self, collection: str | None = None) -> int:
         """How many documents there are."""

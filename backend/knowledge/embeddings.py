@@ -8,29 +8,27 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, insert, update
-from sqlmodel import Session, col, func, select
+from sqlmodel import select
 from tokenizers import Tokenizer
 
 from backend.engine.messages import REALTIME
 from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
+from backend.knowledge.kept_vectors import KeptVectors
 from backend.metering.ledger import Asked, Ledger
 from backend.store.database import Database
-from backend.store.tables import Chunk, Embedding, new_id
+from backend.store.ids import new_id
+from backend.store.tables.documents import Chunk
 
 STEP = 64
 """Texts of one message to the engine."""
-LOOKUP = 500  # keys per query, below SQLite's limit on parameters
 ENGINE_TIMEOUT = 300.0
 
 
@@ -49,7 +47,11 @@ class Embedded:
 
 
 class EmbeddingService:
-    """The cache in front of the engine's embedding model."""
+    """The cache in front of the engine's embedding model.
+
+    Attributes:
+        kept: the vectors it knows.
+    """
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class EmbeddingService:
         model: str,
     ) -> None:
         self._engine, self._tokenizer, self._database, self._ledger = engine, tokenizer, database, ledger
+        self.kept = KeptVectors(database)
         self.model = model
         self._flights: dict[str, Future[np.ndarray]] = {}
         self._lock = threading.Lock()
@@ -127,20 +130,34 @@ class EmbeddingService:
         )  # fmt: skip
         return Embedded(vectors, computed, len(texts) - computed, tokens)
 
+    def vectors(self, texts: list[str], source: str, path: str) -> np.ndarray:
+        """See `embed`: its vectors alone."""
+        return self.embed(texts, source=source, path=path).vectors
+
+    def forget_unused(self) -> int:
+        """Delete vectors that no kept text of a document has under the model now loaded; returns how many.
+
+        Vectors of deleted documents, of questions, of texts sent to the API and of other models go; any of them is
+        computed again when it is asked for.
+        """
+        began = time.time()
+        with self._database.session() as session:
+            texts = session.exec(select(Chunk.text).execution_options(yield_per=1000))
+            used = {self.key(text) for text in texts}
+        return self.kept.forget(used, before=began)
+
     def _reuse(
         self, texts: list[str], token_ids: list[list[int]], path: str, progress: Callable[[int, int], None] | None
     ) -> tuple[np.ndarray, int, int, float]:
         """Vectors of texts, known or computed: (vectors, texts and tokens that were computed, the model's seconds)."""
         keys = [self.key(text) for text in texts]
-        found = self._lookup(list(dict.fromkeys(keys)))
+        found = self.kept.find(list(dict.fromkeys(keys)))
         missing: dict[str, list[int]] = {}  # key → token ids, once each
         for key, ids in zip(keys, token_ids, strict=True):
             if key not in found and key not in missing:
                 missing[key] = ids
         computed, seconds, fresh = self._fill(missing, found, path, progress, len(texts))
-        hits = [key for key in keys if key not in computed]
-        if hits:
-            self._database.writer.submit(lambda session: _count_hits(session, hits))
+        self.kept.count_hits([key for key in keys if key not in computed])
         return np.stack([found[key] for key in keys]), len(computed), fresh, seconds
 
     def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
@@ -220,7 +237,7 @@ class EmbeddingService:
         asked: list[Future[tuple[np.ndarray, float]]] = []
         try:
             # Somebody may have finished between our look-up and our claim.
-            late = self._lookup(list(mine)) if mine else {}
+            late = self.kept.find(list(mine)) if mine else {}
             found.update(late)
             todo = [key for key in mine if key not in late]
             parts = [todo[start : start + STEP] for start in range(0, len(todo), STEP)]
@@ -230,7 +247,7 @@ class EmbeddingService:
                 asked += [self._ask([token_ids[key] for key in after], path) for after in parts[at + 1 : at + 2]]
                 vectors, took = self._answer(asked[at])
                 seconds += took
-                self._store(part, vectors, [len(token_ids[key]) for key in part])
+                self.kept.keep(self.model, part, vectors, [len(token_ids[key]) for key in part])
                 for key, vector in zip(part, vectors, strict=True):
                     found[key] = vector
                     computed.add(key)
@@ -264,93 +281,9 @@ class EmbeddingService:
         except ValueError as error:
             raise InvalidInputError(str(error), param="input") from error
 
-    def _lookup(self, keys: list[str]) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-        with self._database.session() as session:
-            for start in range(0, len(keys), LOOKUP):
-                part = keys[start : start + LOOKUP]
-                for key, vector in session.exec(
-                    select(Embedding.key, Embedding.vector).where(col(Embedding.key).in_(part))
-                ):
-                    found[key] = np.frombuffer(vector, dtype="<f4")
-        return found
-
-    def _store(self, keys: list[str], vectors: np.ndarray, tokens: list[int]) -> None:
-        known = self._lookup(keys)  # another server on the same database may have been as fast
-        rows = [
-            {
-                "key": key, "model": self.model, "dimension": len(vector), "tokens": count, "hits": 0,
-                "created": time.time(), "vector": np.ascontiguousarray(vector, dtype="<f4").tobytes(),
-            }
-            for key, vector, count in zip(keys, vectors, tokens, strict=True) if key not in known
-        ]  # fmt: skip
-        if rows:
-            with self._database.session() as session:
-                session.connection().execute(insert(Embedding), rows)
-
-    def forget_unused(self) -> int:
-        """Delete vectors that no kept text of a document has under the model now loaded; returns how many.
-
-        Vectors of deleted documents, of questions, of texts sent to the API and of other models go; any of them is
-        computed again when it is asked for.
-        """
-        used: set[str] = set()
-        began = time.time()
-        with self._database.session() as session:
-            for text in session.exec(select(Chunk.text).execution_options(yield_per=1000)):
-                used.add(self.key(text))
-            keys = session.exec(select(Embedding.key).where(Embedding.created < began)).all()
-        unused = [key for key in keys if key not in used]
-        for start in range(0, len(unused), LOOKUP):
-            with self._database.session() as session:
-                session.connection().execute(
-                    delete(Embedding).where(col(Embedding.key).in_(unused[start : start + LOOKUP]))
-                )
-        return len(unused)
-
-    def statistics(self) -> dict[str, Any]:
-        """Entries, hits, tokens not computed again and bytes of the cache."""
-        self._database.writer.flush()
-        with self._database.session() as session:
-            count, hits, saved, size = session.exec(
-                select(
-                    func.count(col(Embedding.key)),
-                    func.coalesce(func.sum(Embedding.hits), 0),
-                    func.coalesce(func.sum(Embedding.hits * Embedding.tokens), 0),
-                    func.coalesce(func.sum(func.length(Embedding.vector)), 0),
-                )
-            ).one()
-        return {"entries": int(count), "hits": int(hits), "tokens_saved": int(saved), "bytes": int(size)}
-
-    def by_model(self) -> list[dict[str, Any]]:
-        """Entries, hits and bytes of each model and dimension that vectors were kept of."""
-        with self._database.session() as session:
-            rows = session.exec(
-                select(  # type: ignore[call-overload]
-                    Embedding.model,
-                    Embedding.dimension,
-                    func.count(col(Embedding.key)),
-                    func.sum(Embedding.hits),
-                    func.sum(func.length(Embedding.vector)),
-                ).group_by(Embedding.model, col(Embedding.dimension))
-            ).all()
-        names = ("model", "dimension", "entries", "hits", "bytes")
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 def _is_text(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _count_hits(session: Session, keys: list[str]) -> None:
-    by_count: dict[int, list[str]] = {}
-    for key, count in Counter(keys).items():
-        by_count.setdefault(count, []).append(key)
-    for count, some in by_count.items():
-        for start in range(0, len(some), LOOKUP):
-            part = col(Embedding.key).in_(some[start : start + LOOKUP])
-            session.connection().execute(update(Embedding).where(part).values(hits=col(Embedding.hits) + count))

@@ -1,7 +1,6 @@
 """A sparse graph over chunks: who names whom, who stands beside whom, who shares a rare name, who is near.
 
-Nodes are numbered; edges lie in flat arrays, from which the compressed rows (CSR) of both directions are made when
-something has changed. Adding chunks computes their own edges only. The file it is kept in can be thrown away.
+Nodes are numbered. Adding chunks computes their own edges only. The file it is kept in can be thrown away.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from backend.knowledge.edges import LINKS, NAMES, NEAR, NEXT, SHARES, EdgeList, Edges
 from backend.knowledge.mentions import TitleIndex, headings, linked_names, names, stem, strength, title_forms
 
-NAMES, LINKS, NEXT, SHARES, NEAR = range(5)
-KINDS = ("names", "links to", "stands beside", "shares a name with", "is near to")
 MOST_BEARERS = 5
 """A title that more nodes bear says nothing about which is meant."""
 MOST_SHARING = 4
@@ -43,28 +41,6 @@ class GraphChunk:
     position: int
     text: str
     vector: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Edges:
-    """Compressed rows: node i's edges are [starts[i], starts[i + 1]), strongest first."""
-
-    starts: np.ndarray
-    nodes: np.ndarray
-    kinds: np.ndarray
-    weights: np.ndarray
-
-    def of(self, node: int, most: int) -> list[tuple[int, int, float]]:
-        """The strongest edges of a node: (other node, kind, weight)."""
-        begin, end = int(self.starts[node]), int(self.starts[node + 1])
-        at = slice(begin, min(end, begin + most))
-        return list(
-            zip(self.nodes[at].tolist(), self.kinds[at].tolist(), self.weights[at].tolist(), strict=True)
-        )
-
-    def degree(self, node: int) -> int:
-        """How many edges a node has."""
-        return int(self.starts[node + 1] - self.starts[node])
 
 
 Mentioning = Callable[[tuple[str, ...], int], Iterable[tuple[str, str]]]
@@ -96,11 +72,7 @@ class ChunkGraph:
         self._sharing: dict[str, set[int]] = {}
         self._by_file: dict[str, set[int]] = {}  # document name → its first chunks
         self.vectors = np.zeros((0, self._dimension), dtype=np.float16)
-        self._from: list[int] = []
-        self._to: list[int] = []
-        self._kind: list[int] = []
-        self._weight: list[float] = []
-        self._compiled: tuple[Edges, Edges] | None = None
+        self._edges = EdgeList()
         self.version = 0
 
     # ---- growing and shrinking -----------------------------------------------------------------------------------
@@ -161,13 +133,6 @@ class ChunkGraph:
         self.vectors[node] = chunk.vector
         return node
 
-    def _edge(self, source: int, target: int, kind: int, weight: float) -> None:
-        if source != target:
-            self._from.append(source)
-            self._to.append(target)
-            self._kind.append(kind)
-            self._weight.append(weight)
-
     def _late_mentions(self, form: tuple[str, ...], new: set[int], leaving: set[int]) -> None:
         """Edges from older chunks to those that have just come to bear a title."""
         bearers = self.titles.holders(form) - leaving
@@ -178,24 +143,24 @@ class ChunkGraph:
             if node is None or node in new or node in leaving or form not in self.titles.find(text):
                 continue
             for bearer in bearers & new:
-                self._edge(node, bearer, NAMES, strength(form, len(bearers)))
+                self._edges.add(node, bearer, NAMES, strength(form, len(bearers)))
 
     def _mention(self, node: int, chunk: GraphChunk, leaving: set[int]) -> None:
         for form, holders in self.titles.find(chunk.text).items():
             bearers = holders - leaving
             if len(bearers) <= MOST_BEARERS:
                 for bearer in bearers:
-                    self._edge(node, bearer, NAMES, strength(form, len(bearers)))
+                    self._edges.add(node, bearer, NAMES, strength(form, len(bearers)))
         for name in linked_names(chunk.text):
             for target in self._by_file.get(name, set()) - leaving:
-                self._edge(node, target, LINKS, 1.0)
+                self._edges.add(node, target, LINKS, 1.0)
 
     def _stand_beside(self, node: int, leaving: set[int]) -> None:
         for step in (-1, 1):
             other = self._positions.get((self.document[node], self._position[node] + step))
             if other is not None and other not in leaving:
-                self._edge(node, other, NEXT, 1.0)
-                self._edge(other, node, NEXT, 1.0)
+                self._edges.add(node, other, NEXT, 1.0)
+                self._edges.add(other, node, NEXT, 1.0)
 
     def _share(self, node: int, text: str, leaving: set[int]) -> None:
         self._called[node] = sorted(names(text))
@@ -205,8 +170,8 @@ class ChunkGraph:
             if 1 < len(sharing) <= MOST_SHARING:
                 for other in sharing - {node}:
                     if self.document[other] != self.document[node]:
-                        self._edge(node, other, SHARES, 1 / len(sharing))
-                        self._edge(other, node, SHARES, 1 / len(sharing))
+                        self._edges.add(node, other, SHARES, 1 / len(sharing))
+                        self._edges.add(other, node, SHARES, 1 / len(sharing))
 
     def _near(self, nodes: list[int], leaving: set[int]) -> None:
         vectors = self.vectors[nodes].astype(np.float32)
@@ -226,8 +191,8 @@ class ChunkGraph:
             there = [(other, cosine) for other, cosine in row if other != node and other not in leaving]
             for other, cosine in there[:NEIGHBOURS]:
                 if cosine >= NEAREST_COSINE:
-                    self._edge(node, other, NEAR, cosine)
-                    self._edge(other, node, NEAR, cosine)
+                    self._edges.add(node, other, NEAR, cosine)
+                    self._edges.add(other, node, NEAR, cosine)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove chunks; unknown ids are ignored."""
@@ -253,20 +218,18 @@ class ChunkGraph:
 
     def _compact(self) -> None:
         """Number the chunks that are there anew, so that those removed take neither memory nor time."""
-        self._compiled = None
+        self._edges.changed()
         self.edges()  # keeps edges between chunks that are there only
         there = [node for node, chunk_id in enumerate(self.ids) if chunk_id is not None]
-        renumbered = np.zeros(len(self.ids), dtype=np.int64)
-        renumbered[there] = np.arange(len(there))
-        source, target = renumbered[self._from].tolist(), renumbered[self._to].tolist()
-        kind, weight = self._kind, self._weight
+        numbers = np.zeros(len(self.ids), dtype=np.int64)
+        numbers[there] = np.arange(len(there))
+        edges, vectors, version = self._edges, self.vectors[there], self.version
+        edges.renumber(numbers)
         columns = (self.ids, self.document, self._position, self._file_name, self._forms, self._called)
         kept = [[column[node] for node in there] for column in columns]
-        vectors, version = self.vectors[there], self.version
         self._clear()
         self.ids, self.document, self._position, self._file_name, self._forms, self._called = kept  # type: ignore[assignment]
-        self._from, self._to, self._kind, self._weight = source, target, kind, weight
-        self.vectors, self.version = vectors, version
+        self._edges, self.vectors, self.version = edges, vectors, version
         self._enter()
 
     def _enter(self) -> None:
@@ -284,7 +247,7 @@ class ChunkGraph:
                 self._sharing.setdefault(name, set()).add(node)
 
     def _changed(self) -> None:
-        self._compiled = None
+        self._edges.changed()
         self.version += 1
 
     # ---- reading -------------------------------------------------------------------------------------------------
@@ -292,24 +255,7 @@ class ChunkGraph:
     def edges(self) -> tuple[Edges, Edges]:
         """Compressed rows of what each node points to, and of what points to it."""
         with self.lock:
-            if self._compiled is None:
-                source, target = np.array(self._from, dtype=np.int32), np.array(self._to, dtype=np.int32)
-                kind, weight = np.array(self._kind, dtype=np.int8), np.array(self._weight, dtype=np.float32)
-                alive = np.array([chunk_id is not None for chunk_id in self.ids], dtype=bool)
-                if len(source):
-                    kept = alive[source] & alive[target]
-                    source, target, kind, weight = source[kept], target[kept], kind[kept], weight[kept]
-                    # Of several edges between two nodes, one of each kind.
-                    key = (source.astype(np.int64) * len(self.ids) + target) * len(KINDS) + kind
-                    _, first = np.unique(key, return_index=True)
-                    source, target, kind, weight = source[first], target[first], kind[first], weight[first]
-                    self._from, self._to = source.tolist(), target.tolist()
-                    self._kind, self._weight = kind.tolist(), weight.tolist()
-                self._compiled = (
-                    _compress(source, target, kind, weight, len(self.ids)),
-                    _compress(target, source, kind, weight, len(self.ids)),
-                )
-            return self._compiled
+            return self._edges.rows(np.array([chunk_id is not None for chunk_id in self.ids], dtype=bool))
 
     # ---- on disk -------------------------------------------------------------------------------------------------
 
@@ -326,11 +272,7 @@ class ChunkGraph:
                     "position": list(self._position), "forms": list(self._forms), "called": list(self._called),
                     "files": list(self._file_name),
                 }  # fmt: skip
-                columns: dict[str, Any] = {
-                    "vectors": self.vectors[: len(self.ids)],
-                    "source": np.array(self._from, dtype=np.int32), "target": np.array(self._to, dtype=np.int32),
-                    "kind": np.array(self._kind, dtype=np.int8), "weight": np.array(self._weight, dtype=np.float32),
-                }  # fmt: skip
+                columns: dict[str, Any] = {"vectors": self.vectors[: len(self.ids)], **self._edges.columns()}
             aside = self._file.with_suffix(".part.npz")
             self._file.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -350,8 +292,7 @@ class ChunkGraph:
                     vectors = data["vectors"]
                     if meta["format"] != FORMAT or vectors.shape != (len(meta["ids"]), self._dimension):
                         return False
-                    self._from, self._to = data["source"].tolist(), data["target"].tolist()
-                    self._kind, self._weight = data["kind"].tolist(), data["weight"].tolist()
+                    self._edges = EdgeList.of(data)
             except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
                 self._clear()
                 return False
@@ -363,12 +304,3 @@ class ChunkGraph:
             self._enter()
             self._changed()
             return True
-
-
-def _compress(
-    source: np.ndarray, target: np.ndarray, kind: np.ndarray, weight: np.ndarray, count: int
-) -> Edges:
-    order = np.lexsort((-weight, source))
-    starts = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.bincount(source, minlength=count), out=starts[1:])
-    return Edges(starts, target[order], kind[order], weight[order])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from backend.settings import ROOT
+from backend.store.citation import Citation
 
 INSTRUCTIONS = (ROOT / "data" / "prompts" / "answer_from_documents.md").read_text().strip()
 ANSWER_RESERVE = 400
@@ -45,7 +45,7 @@ class Grounding:
     """
 
     messages: Turns
-    citations: list[dict[str, Any]]
+    citations: list[Citation]
     passages: tuple[str, ...] = ()
     index_version: int = 0
     reply: str | None = None
@@ -61,10 +61,6 @@ class Grounding:
             if count
         ]
         return f"Left out, so that the answer fits the context: {' and '.join(parts)}." if parts else ""
-
-
-Ground = Callable[[str, Turns, str, str, int | None], Grounding]
-"""(question, history, collection, system prompt, most tokens of the answer) → messages with passages."""
 
 
 def fitted(
@@ -113,9 +109,9 @@ def fitted(
 
 def _layout(
     question: str, history: Turns, passages: Sequence[Passage], system: str
-) -> tuple[Turns, list[dict[str, Any]]]:
+) -> tuple[Turns, list[Citation]]:
     ordered = sorted(passages, key=lambda passage: (passage.document_id, passage.position))
-    citations: list[dict[str, Any]] = []
+    citations: list[Citation] = []
     quoted = []
     for number, passage in enumerate(ordered, start=1):
         quoted.append(f"[{number}] {passage.document}\n{passage.text}")

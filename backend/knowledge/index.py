@@ -22,7 +22,8 @@ from backend.knowledge.search import Found, search
 from backend.knowledge.vectors import VectorIndex, parts
 from backend.store.database import Database
 from backend.store.failures import named_failure
-from backend.store.tables import Chunk, Document, DocumentState, Embedding
+from backend.store.tables.documents import Chunk, Document, DocumentState
+from backend.store.tables.embeddings import Embedding
 
 log = logging.getLogger(__name__)
 

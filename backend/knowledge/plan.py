@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlmodel import col, func, select
 
+from backend.knowledge.build import Builder
+from backend.metering.ledger import Ledger
+from backend.metering.prices import Prices
 from backend.store.database import Database
-from backend.store.tables import Chunk, Document, DocumentState
+from backend.store.tables.documents import Chunk, Document, DocumentState
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,12 @@ class Plan:
 class Planner:
     """Plans over the documents that have a version in force; one that never was read has nothing to be read again."""
 
-    def __init__(
-        self,
-        database: Database,
-        build_version: Callable[[], str],
-        seconds_per_token: Callable[[], float],
-        price_per_hour: Callable[[], float],
-    ) -> None:
-        self._database, self._build_version = database, build_version
-        self._seconds_per_token, self._price_per_hour = seconds_per_token, price_per_hour
+    def __init__(self, database: Database, builder: Builder, ledger: Ledger, prices: Prices) -> None:
+        self._database, self._builder, self._ledger, self._prices = database, builder, ledger, prices
 
     def stale(self) -> Plan:
         """All that were read otherwise than now."""
-        return self._plan(self._build_version())
+        return self._plan(self._builder.version())
 
     def everything(self) -> Plan:
         """All that were read."""
@@ -59,6 +54,6 @@ class Planner:
             if other_than is not None:
                 query = query.having(func.min(Chunk.chunker) != other_than)
             rows = session.exec(query).all()
-        seconds = sum(int(row[2] or 0) for row in rows) * self._seconds_per_token()
+        seconds = sum(int(row[2] or 0) for row in rows) * self._ledger.embedding_rate()
         chunks = sum(int(row[1]) for row in rows)
-        return Plan([row[0] for row in rows], chunks, seconds, seconds * self._price_per_hour() / 3600)
+        return Plan([row[0] for row in rows], chunks, seconds, seconds * self._prices.current.per_hour / 3600)

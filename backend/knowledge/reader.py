@@ -23,7 +23,7 @@ from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.signals import CancelledError, ReaderSignals
 from backend.store.database import Database
 from backend.store.failures import named_failure
-from backend.store.tables import Document, DocumentState
+from backend.store.tables.documents import Document, DocumentState
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +102,6 @@ class Reader:
         """What it does now."""
         return self._state
 
-    @property
-    def index_version(self) -> int:
-        """Grows with everything that becomes or ceases to be findable."""
-        return self._builder.index_version
-
     def rate(self, document_id: str) -> Rate | None:
         """How reading a document goes; None where it is not being read."""
         return self._builder.rate(document_id)
@@ -141,14 +136,14 @@ class Reader:
             Exception: nothing can be done now; what there is to do stays queued.
         """
         if not self._swept:
-            self._builder.sweep()
+            self._builder.removal.sweep()
             self._swept = True
         if not self._index.opened:
             # Its own trouble, if it has any, is mended by whoever opens it; the reader only says so.
             problem = self._index.problem
             self._enter(*((ReaderPhase.WAITING, problem) if problem else (ReaderPhase.IDLE, "The index is opening.")))
             return OPENING
-        self._builder.tidy()
+        self._builder.removal.tidy()
         document = self._next()
         if document is None:
             if self._dirty:
@@ -184,7 +179,9 @@ class Reader:
             named = named_failure(error)
             if token.cancelled:
                 return
-            if isinstance(named, StorageError) or (isinstance(named, UnavailableError) and self._again(document)):
+            if isinstance(named, StorageError):
+                raise
+            if isinstance(named, UnavailableError) and self._worth_another_try(document):
                 raise
             if named is None:
                 log.exception("document %s failed", document.id)
@@ -192,7 +189,7 @@ class Reader:
         finally:
             self._signals.end()
 
-    def _again(self, document: Document) -> bool:
+    def _worth_another_try(self, document: Document) -> bool:
         """Whether a document that lost its engine is tried once more: it may be what ends it."""
         attempts = self._attempts[document.id] = self._attempts.get(document.id, 0) + 1
         return attempts < ATTEMPTS
@@ -204,7 +201,7 @@ class Reader:
 
     def _erase(self, document: Document) -> None:
         try:
-            self._builder.erase(document)
+            self._builder.removal.erase(document)
             self._put_off.pop(document.id, None)
         except Exception as error:
             if isinstance(named_failure(error), StorageError):

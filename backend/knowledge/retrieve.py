@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from backend.engine.switches import Switches
+from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.collections import Collections
 from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.grounding import Grounding, Passage, fitted
 from backend.knowledge.index import KnowledgeIndex
+from backend.knowledge.index_version import IndexVersion
 from backend.knowledge.search import Found, Scored
-from backend.models.text import TextModel
+from backend.models.texts import Texts
 
 PASSAGES = 4
 CUT_OFF = 0.6
@@ -40,15 +40,13 @@ class Retriever:
         collections: Collections,
         embeddings: EmbeddingService,
         index: KnowledgeIndex,
-        text: Callable[[], TextModel],
-        context: Callable[[], int],
-        switches: Callable[[], Switches],
-        index_version: Callable[[], int],
+        index_version: IndexVersion,
+        texts: Texts,
+        engine: EngineClient,
     ) -> None:
         self._documents, self._collections = documents, collections
         self._embeddings, self._index = embeddings, index
-        self._text, self._context, self._switches = text, context, switches
-        self._index_version = index_version
+        self._index_version, self._texts, self._engine = index_version, texts, engine
 
     def find(self, question: str, collection: str | None, *, mode: str | None = None, source: str) -> Found:
         """Rank chunks for a question, in the mode that is switched on or in another of `search.MODES`.
@@ -61,7 +59,7 @@ class Retriever:
             raise InvalidInputError("The question is empty.", param="query")
         if collection is not None and not self._collections.exists(collection):
             raise InvalidInputError(f"There is no collection {collection!r}.", param="documents")
-        mode = mode or ("graph" if self._switches().graph_retrieval else "dense")
+        mode = mode or ("graph" if self._engine.switches.graph_retrieval else "dense")
         if not self._index.wait_opened(15):
             raise UnavailableError("The search index is still being opened; retry in a moment.")
         vector = self._embeddings.embed([question], source=source).vectors[0]
@@ -87,6 +85,11 @@ class Retriever:
                 )
         return out[:count]
 
+    @staticmethod
+    def about(hits: list[Hit]) -> bool:
+        """Whether anything found is about the question; where nothing is, the model is not asked."""
+        return any(hit.parts.cosine >= LEAST_SIMILAR for hit in hits)
+
     def ground(
         self,
         question: str,
@@ -110,11 +113,11 @@ class Retriever:
             raise InvalidInputError(
                 "There is no ready document to answer from. Upload one, or switch off answering from documents."
             )
-        version = self._index_version()
-        if not history and max(hit.parts.cosine for hit in hits) < LEAST_SIMILAR:
+        version = self._index_version.value
+        if not history and not self.about(hits):
             return Grounding([], [], reply=UNKNOWN, index_version=version)
         hits = [hit for hit in hits if hit.score >= CUT_OFF * hits[0].score]
         return fitted(
-            question, history, hits, system, count=lambda messages: len(self._text().encode_chat(messages)),
-            context=self._context(), answer=max_tokens, index_version=version,
+            question, history, hits, system, count=lambda messages: len(self._texts.text().encode_chat(messages)),
+            context=self._engine.known().max_model_len, answer=max_tokens, index_version=version,
         )  # fmt: skip

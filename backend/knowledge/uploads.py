@@ -12,17 +12,23 @@ from backend.errors import DocumentError, InvalidInputError
 from backend.files.blobs import Blob, Blobs
 from backend.knowledge.archive import Member, unpacked
 from backend.knowledge.collections import DEFAULT_COLLECTION, Collections, add, collection_name, named
-from backend.knowledge.formats import check
+from backend.knowledge.formats import SUPPORTED, check
 from backend.knowledge.signals import ReaderSignals
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Document, DocumentState, DocumentVersion
+from backend.store.tables.documents import Document, DocumentState, DocumentVersion
 
 LONGEST_NAME = 255
 
 
 class Uploads:
-    """The one way for a file to become a document, or a version of one."""
+    """The one way for a file to become a document, or a version of one.
+
+    Attributes:
+        supported: suffixes of the files that can be read.
+    """
+
+    supported = tuple(SUPPORTED)
 
     def __init__(
         self, settings: Settings, database: Database, blobs: Blobs, collections: Collections, signals: ReaderSignals
@@ -50,13 +56,13 @@ class Uploads:
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidInputError(f"A file needs a name of at most {LONGEST_NAME} characters.", param="files")
         collection = collection_name(collection)
-        with self._blobs.put(data, name=name, limit=self._settings.max_upload_mb << 20) as blob:
+        with self._blobs.put(data, name=name, limit=self._settings.max_upload_bytes) as blob:
             problem = ""
             try:
                 check(name, blob.head, blob.size)
             except DocumentError as error:
                 problem = error.message
-            with self._collections.naming, self._database.session() as session:
+            with self._collections.naming() as session:
                 document = named(session, name, collection)
                 replaced = document is not None and document.sha256 != blob.sha256
                 document = self._noted(session, document, name, blob, problem)

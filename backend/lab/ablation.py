@@ -21,11 +21,12 @@ from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
 from backend.engine.messages import Failed, Finished, Generate, SamplingParams, Usage
 from backend.engine.protocol import Event, Token
-from backend.engine.switches import PRESETS, Switches
+from backend.engine.switches import Switches
 from backend.lab.workload import Case, document_questions
-from backend.metering.account import percentiles
+from backend.metering.percentiles import percentiles
 from backend.models.text import TextModel
 from backend.settings import Settings
+from backend.switchboard.presets import PRESETS
 
 ANSWER_TOKENS = 48
 LOAD_TIMEOUT = 120.0

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from backend.metering.account import percentiles
+from backend.metering.percentiles import percentiles
 
 EVERY = 500
 TIMEOUT = 120.0

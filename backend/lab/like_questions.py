@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from backend.engine.encoder import Encoder
 from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
-from backend.generation.answers import alike
+from backend.generation.likeness import alike
 from backend.models.checkpoint import resolve
 from backend.settings import ROOT, Settings
 

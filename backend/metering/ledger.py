@@ -17,10 +17,12 @@ from sqlmodel import Session, col, select
 from backend.engine.messages import Usage as EngineUsage
 from backend.metering.account import Account
 from backend.metering.metrics import Metrics
+from backend.metering.percentiles import Percentiles, percentiles
 from backend.metering.prices import Prices
 from backend.metering.rate import TokenRate
 from backend.store.database import Database
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Outcome, Usage, UsageKind
 
 LEAST_READ = 32
 """Tokens of a prompt from which its reading says something of the rate; below, it is mostly the step around them."""
@@ -37,6 +39,30 @@ class Asked:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over many rows; tokens of the three caches apart.
+
+    Attributes:
+        prompt_tokens: went to the language model.
+        cached_tokens: of these, found in the prefix cache.
+        repeated_tokens: belong to answers that were given again.
+        reused_tokens: belong to vectors that were known.
+        compute_seconds: of the engine.
+        cost, saved: US dollars.
+    """
+
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    repeated_tokens: int
+    reused_tokens: int
+    output_tokens: int
+    compute_seconds: float
+    cost: float
+    saved: float
+
+
 class Ledger:
     """Keeps the account of every request; rows are written in the background, so that no stream waits for the disk."""
 
@@ -51,7 +77,7 @@ class Ledger:
         with self._database.session() as session:
             latest = (
                 select(Usage.compute_seconds, Usage.prompt_tokens - Usage.cached_tokens)
-                .where(Usage.kind == "embed")
+                .where(Usage.kind == UsageKind.EMBED)
                 .order_by(col(Usage.finished).desc())
                 .limit(RECALLED)
             )
@@ -92,7 +118,7 @@ class Ledger:
         """
         account = self.account(usage)
         self._put(
-            asked, account, outcome=outcome, finished_reason=outcome, variant=usage.variant,
+            asked, account, outcome=Outcome(outcome), finished_reason=outcome, variant=usage.variant,
             queue_seconds=usage.queue_seconds, switches=switches,
         )  # fmt: skip
         return account
@@ -104,19 +130,19 @@ class Ledger:
             cached_tokens=answer.prompt_tokens, output_tokens=len(answer.token_ids), compute_seconds=0.0, cost=0.0,
             saved=answer.compute_seconds * self._prices.current.per_hour / 3600,
         )  # fmt: skip
-        self._put(asked, account, outcome="cached", finished_reason=answer.finish_reason)
+        self._put(asked, account, outcome=Outcome.CACHED, finished_reason=answer.finish_reason)
         return account
 
     def record_reply(self, asked: Asked, *, latency: float) -> Account:
         """Write a request that was answered without the model."""
         account = _nothing_computed(0, latency)
-        self._put(asked, account, outcome="reply", finished_reason="stop")
+        self._put(asked, account, outcome=Outcome.REPLY, finished_reason="stop")
         return account
 
     def record_failure(self, asked: Asked, *, prompt_tokens: int, latency: float) -> None:
         """Write a request that ended in an error. What it computed until then nobody reported."""
         account = _nothing_computed(prompt_tokens, latency)
-        self._put(asked, account, outcome="error", finished_reason="error", queue_seconds=0.0)
+        self._put(asked, account, outcome=Outcome.ERROR, finished_reason="error", queue_seconds=0.0)
 
     def record_embedding(
         self, asked: Asked, *, computed_tokens: int, reused_tokens: int, seconds: float, latency: float, failed: bool
@@ -139,7 +165,8 @@ class Ledger:
             compute_seconds=seconds, cost=seconds * per_second,
             saved=reused_tokens * self.embedding_rate() * per_second,
         )  # fmt: skip
-        self._put(asked, account, outcome="error" if failed else "stop", finished_reason=None, kind="embed")
+        outcome = Outcome.ERROR if failed else Outcome.STOP
+        self._put(asked, account, outcome=outcome, finished_reason=None, kind=UsageKind.EMBED)
 
     def embedding_rate(self) -> float:
         """Seconds that an embedded token takes on this machine, over the latest; 0 before the first."""
@@ -150,9 +177,9 @@ class Ledger:
         asked: Asked,
         account: Account,
         *,
-        outcome: str,
+        outcome: Outcome,
         finished_reason: str | None,
-        kind: str = "generate",
+        kind: UsageKind = UsageKind.GENERATE,
         variant: str = "",
         queue_seconds: float = 0.0,
         switches: dict[str, Any] | None = None,
@@ -176,34 +203,39 @@ class Ledger:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def window(self, seconds: float, *, kind: str = "generate") -> list[Usage]:
+    def window(self, seconds: float, *, kind: UsageKind = UsageKind.GENERATE) -> list[Usage]:
         """Rows finished in the last `seconds`, oldest first."""
         since = time.time() - seconds
         with self._database.session() as session:
             query = select(Usage).where(Usage.finished >= since, Usage.kind == kind).order_by(col(Usage.finished))
             return list(session.exec(query).all())
 
-    def totals(self) -> dict[str, float]:
-        """Sums over everything recorded: requests, tokens, seconds of compute, cost, saved.
+    @staticmethod
+    def first_token(rows: list[Usage]) -> Percentiles | None:
+        """Arrival to first token over these rows, in seconds; None where none of them has one."""
+        return percentiles([row.ttft for row in rows if row.ttft is not None])
 
-        The three caches apart: `cached_tokens` were found in the prefix cache, `repeated_tokens` belong to answers that
-        were given again, `reused_tokens` to vectors that were known. `prompt_tokens` went to the language model.
-        """
-        generated = (Usage.kind == "generate") & (Usage.outcome != "cached")
-        sums: dict[str, Any] = {
-            "requests": func.count(col(Usage.id)),
-            "prompt_tokens": _sum_where(generated, Usage.prompt_tokens),
-            "cached_tokens": _sum_where(generated, Usage.cached_tokens),
-            "repeated_tokens": _sum_where(Usage.outcome == "cached", Usage.prompt_tokens),
-            "reused_tokens": _sum_where(Usage.kind == "embed", Usage.cached_tokens),
-            "output_tokens": func.coalesce(func.sum(Usage.output_tokens), 0),
-            "compute_seconds": func.coalesce(func.sum(Usage.compute_seconds), 0.0),
-            "cost": func.coalesce(func.sum(Usage.cost), 0.0),
-            "saved": func.coalesce(func.sum(Usage.saved), 0.0),
-        }
+    def totals(self) -> Totals:
+        """Sums over everything recorded."""
+        generated = (Usage.kind == UsageKind.GENERATE) & (Usage.outcome != Outcome.CACHED)
+        sums: list[Any] = [
+            func.count(col(Usage.id)),
+            _sum_where(generated, Usage.prompt_tokens),
+            _sum_where(generated, Usage.cached_tokens),
+            _sum_where(Usage.outcome == Outcome.CACHED, Usage.prompt_tokens),
+            _sum_where(Usage.kind == UsageKind.EMBED, Usage.cached_tokens),
+            func.coalesce(func.sum(Usage.output_tokens), 0),
+            func.coalesce(func.sum(Usage.compute_seconds), 0.0),
+            func.coalesce(func.sum(Usage.cost), 0.0),
+            func.coalesce(func.sum(Usage.saved), 0.0),
+        ]
         with self._database.session() as session:
-            row = session.exec(select(*sums.values())).one()
-        return {name: float(value) for name, value in zip(sums, row, strict=True)}
+            row = session.exec(select(*sums)).one()
+        *counts, compute_seconds, cost, saved = row
+        requests, prompt, cached, repeated, reused, output = map(int, counts)
+        return Totals(
+            requests, prompt, cached, repeated, reused, output, float(compute_seconds), float(cost), float(saved)
+        )
 
 
 def _sum_where(condition: Any, value: Any) -> Any:

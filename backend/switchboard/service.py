@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.engine.protocol import EngineClient, Phase
-from backend.engine.switches import InvalidSwitchError, Switches
+from backend.engine.switches import InvalidSwitchError, Switches, describe
 from backend.store.database import Database
-from backend.store.tables import Setting
+from backend.store.tables.settings import Setting
+from backend.switchboard.presets import PRESETS
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,16 @@ class Switchboard:
     def stored(self) -> Switches:
         """What the next start begins with."""
         return self._stored
+
+    @property
+    def presets(self) -> dict[str, Switches]:
+        """Ready states, by name."""
+        return PRESETS
+
+    @property
+    def about(self) -> list[dict[str, Any]]:
+        """What there is to switch; see `engine.switches.describe`."""
+        return describe()
 
     def _read(self) -> Switches:
         with self._database.session() as session:

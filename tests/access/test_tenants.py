@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from backend.access.caller import STRANGER, Caller, Role, caller_from_headers
+from backend.chats.conversations import ChatOptions
 from backend.errors import ForbiddenError, NotFoundError
-from backend.generation.conversations import ChatOptions
-from backend.store.tables import Message
+from backend.store.tables.chats import Message
 
 
 def test_a_chat_is_its_owners_alone(local: Any) -> None:
@@ -17,9 +17,9 @@ def test_a_chat_is_its_owners_alone(local: Any) -> None:
     mine, theirs = chats.create("me"), chats.create("them")
     with database.session() as session:
         session.add_all([Message(conversation_id=c.id, position=0, role="user", text="Tides") for c in (mine, theirs)])
-    assert [c.id for c in chats.find(tenant="me")] == [mine.id]
-    assert [c.id for c in chats.find("tides", tenant="them")] == [theirs.id]
-    assert chats.find() == [], "whoever sits at the machine sees neither"
+    assert [c.id for c in chats.latest(tenant="me")] == [mine.id]
+    assert [c.id for c in chats.latest("tides", tenant="them")] == [theirs.id]
+    assert chats.latest() == [], "whoever sits at the machine sees neither"
     assert chats.get(mine.id, "me").id == mine.id
     with pytest.raises(NotFoundError):
         chats.get(theirs.id, "me")
@@ -33,7 +33,7 @@ def test_a_chats_answer_is_cached_for_its_owner_alone(local: Any, monkeypatch: p
     )
     chat = local.runtime.conversations.create("me")
     local.runtime.conversations.ask(chat.id, "Hello", ChatOptions())
-    assert asked[0].salt == "me"
+    assert asked[0].tenant == "me"
 
 
 def test_keys_of_one_owner_see_the_same_things(local: Any) -> None:

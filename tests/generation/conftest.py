@@ -33,8 +33,9 @@ class Room:
         prices = Prices(Settings(data_dir=folder, price_per_hour=3600.0), self.database)
         self.ledger = Ledger(self.database, prices, self.metrics)
         self.embedded: list[tuple[str, str, str]] = []  # question, source, path
+        self.answers = AnswerCache(self.database, self._embed)
         self.service = GenerationService(
-            self.engine, lambda: text, self.ledger, AnswerCache(self.database, self._embed), "model",
+            self.engine, lambda: text, self.ledger, self.answers, "model",
             default_max_tokens=64, max_waiting={REALTIME: most, BATCH: most},
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.generation.answers import alike
+from backend.generation.likeness import alike
 from backend.settings import ROOT
 from tests.conftest import Server, until
 

@@ -14,7 +14,8 @@ from backend.errors import ContextLengthError, InvalidInputError, OverloadedErro
 from backend.generation.request import TextRequest
 from backend.generation.stream import CacheKind, Generation
 from backend.models.text import TextModel
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Usage
 from tests.conftest import until
 from tests.generation.conftest import Room
 
@@ -91,31 +92,35 @@ def test_every_ending_has_vllms_name(room: Room) -> None:
     stopped, aborted = begin(room, hello()), begin(room, hello())
     room.engine.answer(stopped.id)
     room.service.cancel(aborted)
-    until(lambda: room.ledger.flush() and room.service.answers.statistics()["entries"], "the answer is kept")
+    until(lambda: room.ledger.flush() and room.answers.statistics().entries, "the answer is kept")
     assert begin(room, hello()).cache_mark is not None
     assert (counted(room, "stop"), counted(room, "abort"), counted(room, "cached")) == (2, 1, 0)
 
 
 def test_two_tenants_share_no_answer(room: Room) -> None:
     room.engine.switches = replace(room.engine.switches, semantic_cache=True)
-    first = begin(room, hello(salt="one", question="Hello", scope="x"))
+    first = begin(room, hello(tenant="one", question="Hello", likeness_scope="x"))
     room.engine.answer(first.id, " Secret.")
-    until(lambda: room.ledger.flush() and room.service.answers.statistics()["entries"], "the answer is kept")
-    again = begin(room, hello(salt="one", question="Hello", scope="x"))
+    until(lambda: room.ledger.flush() and room.answers.statistics().entries, "the answer is kept")
+    again = begin(room, hello(tenant="one", question="Hello", likeness_scope="x"))
     assert again.cache_mark is not None and again.text == first.text
-    other = begin(room, hello(salt="two", question="Hello", scope="x"))
+    other = begin(room, hello(tenant="two", question="Hello", likeness_scope="x"))
     assert other.cache_mark is None and not other.ended
 
 
 def test_the_answer_to_a_like_question_says_so_and_brings_what_it_quoted(room: Room) -> None:
     room.engine.switches = replace(room.engine.switches, semantic_cache=True)
     theirs, ours = ({"number": 1, "text": "old"},), ({"number": 1, "text": "new"},)
-    first = begin(room, hello(question="When does it open?", scope="x", citations=theirs, source="job", path=BATCH))
+    first = begin(
+        room,
+        hello(question="When does it open?", likeness_scope="x", citations=theirs, source="job", path=BATCH),
+    )
     room.engine.answer(first.id)
-    until(lambda: room.ledger.flush() and room.service.answers.statistics()["entries"], "the answer is kept")
+    until(lambda: room.ledger.flush() and room.answers.statistics().entries, "the answer is kept")
     assert room.embedded == [("When does it open?", "job", BATCH)], "embedded for somebody else"
     like = begin(
-        room, TextRequest(text="At what time?", question="At what time does it open?", scope="x", citations=ours)
+        room,
+        TextRequest(text="At what time?", question="At what time does it open?", likeness_scope="x", citations=ours),
     )
     assert like.ended and like.citations == theirs
     assert like.cache_mark is not None and like.cache_mark.kind is CacheKind.SEMANTIC
@@ -125,9 +130,9 @@ def test_the_answer_to_a_like_question_says_so_and_brings_what_it_quoted(room: R
 
 
 def test_nothing_is_embedded_while_the_semantic_cache_is_off(room: Room) -> None:
-    generation = begin(room, hello(question="Hello", scope="x", path=BATCH))
+    generation = begin(room, hello(question="Hello", likeness_scope="x", path=BATCH))
     room.engine.answer(generation.id)
-    until(lambda: room.ledger.flush() and room.service.answers.statistics()["entries"], "the answer is kept")
+    until(lambda: room.ledger.flush() and room.answers.statistics().entries, "the answer is kept")
     with room.database.session() as session:
         assert session.exec(select(Answer.vector)).all() == [None]
     assert room.embedded == []

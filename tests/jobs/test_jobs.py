@@ -62,7 +62,7 @@ def test_a_prompt_that_cannot_be_served_fails_alone(runtime: Runtime) -> None:
 
 
 def test_people_do_not_wait_for_a_job(runtime: Runtime) -> None:
-    runtime.set_switches({"max_batch": 4})
+    runtime.switchboard.change({"max_batch": 4})
     job = runtime.jobs.create("long", [f"Write about {i}." for i in range(40)], max_tokens=200, temperature=1.0)
     run = runtime.jobs.run(job.id)
     until(lambda: (s := runtime.engine.stats) and s.running >= 4, "four prompts are answered at once")

@@ -14,7 +14,7 @@ from backend.generation.stream import Generation
 from backend.jobs import service
 from backend.jobs.service import Jobs
 from backend.store.database import Database
-from backend.store.tables import Job
+from backend.store.tables.jobs import Job
 from tests.conftest import until
 
 

@@ -21,7 +21,6 @@ from backend.engine.messages import EngineInfo
 from backend.engine.switches import Switches
 from backend.files.blobs import Blobs
 from backend.knowledge.build import Builder
-from backend.knowledge.chunk import Chunker
 from backend.knowledge.collections import Collections
 from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
@@ -33,7 +32,7 @@ from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
 from backend.settings import Settings
 from backend.store.database import Database
-from backend.store.tables import Document
+from backend.store.tables.documents import Document
 from tests.conftest import until
 from tests.engine.fake_engine import INFO
 
@@ -81,7 +80,7 @@ class Knowledge:
     """Everything between an upload and a search."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self.settings = Settings(data_dir=folder, parse_timeout_s=60)
+        self.settings = Settings(data_dir=folder, parse_timeout_s=60, chunk_tokens=64)
         self.database = Database(self.settings.sql_url)
         self.database.migrate()
         event.listen(self.database.engine, "connect", _impatient)
@@ -98,7 +97,7 @@ class Knowledge:
         self.uploads = Uploads(self.settings, self.database, self.blobs, self.collections, self.signals)
         self.builder = Builder(
             self.settings, self.database, self.blobs, self.documents, self.embeddings, self.index,
-            lambda: Chunker(tokenizer, 64),
+            SimpleNamespace(embedding_tokenizer=lambda: tokenizer),
         )
         self.pauses: list[float] = []
         self.reader = Reader(

@@ -48,7 +48,7 @@ def test_a_bomb_by_count_is_refused_before_its_directory_is_read(tmp_path: Path,
 
 def test_a_directory_that_lies_about_its_count_is_bounded_by_its_size(tmp_path: Path, counted: list[int]) -> None:
     path = tmp_path / "lies.zip"
-    directory = b"\0" * (archive.MOST_DIRECTORY_BYTES + 1)
+    directory = b"\0" * (archive.MOST_ENTRIES * archive.ENTRY_BYTES + 1)
     path.write_bytes(directory + END.pack(b"PK\x05\x06", 0, 0, 1, 1, len(directory), 0, 0))
     with pytest.raises(InvalidInputError, match="entries"):
         take_all(path)

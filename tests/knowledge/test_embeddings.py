@@ -72,9 +72,9 @@ def test_vectors_of_deleted_documents_can_be_forgotten(knowledge: Knowledge) -> 
     gone = knowledge.wait(knowledge.upload("gone.txt", "It goes away for good."))
     knowledge.documents.delete(gone.id)
     until(lambda: len(knowledge.index.graph) == 1, "it has gone")
-    assert knowledge.embeddings.statistics()["entries"] == 2
+    assert knowledge.embeddings.kept.statistics().entries == 2
     assert knowledge.embeddings.forget_unused() == 1
-    assert knowledge.embeddings.statistics()["entries"] == 1
+    assert knowledge.embeddings.kept.statistics().entries == 1
     knowledge.documents.reread([kept.id])
     assert knowledge.wait(kept).embedded in (0, 1)
     assert len(knowledge.engine.calls) == 2, "the vector that was kept is used"
@@ -83,8 +83,8 @@ def test_vectors_of_deleted_documents_can_be_forgotten(knowledge: Knowledge) -> 
 def test_uses_are_counted_without_anybody_waiting_for_it(knowledge: Knowledge) -> None:
     for _ in range(3):
         knowledge.embeddings.embed([TEXT, TEXT], source="test")
-    assert until(lambda: knowledge.embeddings.statistics()["hits"], "uses are counted") > 0
-    until(lambda: knowledge.embeddings.statistics()["hits"] >= 4, "every use is counted")
+    assert until(lambda: knowledge.embeddings.kept.statistics().hits, "uses are counted") > 0
+    until(lambda: knowledge.embeddings.kept.statistics().hits >= 4, "every use is counted")
 
 
 def test_half_a_character_is_refused(knowledge: Knowledge) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.knowledge.graph import KINDS, ChunkGraph, GraphChunk
+from backend.knowledge.edges import KINDS
+from backend.knowledge.graph import ChunkGraph, GraphChunk
 from backend.knowledge.keywords import KeywordIndex
 from backend.knowledge.mentions import TitleIndex, linked_names, names, title_forms
 

@@ -112,7 +112,7 @@ def test_an_unexpected_error_fails_its_document_alone_and_keeps_its_words_in_the
 
 def test_a_deletion_that_fails_holds_up_nobody(knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = knowledge.wait(knowledge.upload("stuck.txt", "It will not go."))
-    erase = knowledge.builder.erase
+    erase = knowledge.builder.removal.erase
     tries: list[int] = []
 
     def broken(document: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_deletion_that_fails_holds_up_nobody(knowledge: Knowledge, monkeypatch
             raise RuntimeError("the vector index is out of order")
         erase(document)
 
-    monkeypatch.setattr(knowledge.builder, "erase", broken)
+    monkeypatch.setattr(knowledge.builder.removal, "erase", broken)
     knowledge.documents.delete(stuck.id)
     until(lambda: tries, "it was tried")
     knowledge.wait(knowledge.upload("next.txt", "It is read."))

@@ -24,11 +24,11 @@ def test_a_collection_has_one_document_of_a_name(knowledge: Knowledge) -> None:
     north = knowledge.upload("gate.txt", "The gate is green.", "north")
     knowledge.upload("gate.txt", "The gate is red.", "south")
     with pytest.raises(InvalidInputError, match=r"south already has another document called gate\.txt"):
-        knowledge.collections.set(north.id, ["north", "south"])
+        knowledge.collections.assign(north.id, ["north", "south"])
     assert knowledge.collections.memberships([north.id]) == {north.id: ["north"]}
-    assert knowledge.collections.set(north.id, [" east ", "north"]) == ["east", "north"]
+    assert knowledge.collections.assign(north.id, [" east ", "north"]) == ["east", "north"]
     with pytest.raises(NotFoundError):
-        knowledge.collections.set("nobody", ["north"])
+        knowledge.collections.assign("nobody", ["north"])
 
 
 def test_many_who_upload_one_name_at_once_make_one_document(knowledge: Knowledge) -> None:
@@ -56,7 +56,7 @@ def test_a_collection_is_deleted_when_it_is_empty(knowledge: Knowledge) -> None:
 
 def test_documents_come_a_page_at_a_time(knowledge: Knowledge) -> None:
     ids = [knowledge.upload(f"{i}.txt", f"Number {i}.").id for i in range(5)]
-    pages = [knowledge.documents.find("default", offset=offset, limit=2) for offset in (0, 2, 4)]
+    pages = [knowledge.documents.latest("default", offset=offset, limit=2) for offset in (0, 2, 4)]
     assert [len(page) for page in pages] == [2, 2, 1] and knowledge.documents.count("default") == 5
     assert {row.id for page in pages for row in page} == set(ids)
     assert knowledge.documents.count("none") == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backend.engine.switches import PRESETS
 from backend.lab.ablation import states
 from backend.lab.workload import QUESTIONS, document_questions
 from backend.models.text import TextModel
 from backend.settings import SAMPLES
+from backend.switchboard.presets import PRESETS
 
 
 def test_questions_are_about_documents_that_are_shipped() -> None:

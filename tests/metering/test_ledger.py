@@ -19,7 +19,8 @@ from backend.metering.ledger import Asked
 from backend.metering.rate import TokenRate
 from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
-from backend.store.tables import Answer, Usage
+from backend.store.tables.answers import Answer
+from backend.store.tables.usage import Usage
 from tests.generation.conftest import Room
 
 PER_SECOND = 1.0  # the rooms' price is 3,600 dollars an hour
@@ -85,9 +86,9 @@ def test_the_ledgers_sums_are_the_counters(room: Room) -> None:
     for name in ("cost", "saved"):
         counter = room.metrics.registry.get_sample_value(f"tenfold_{name}_dollars_total", labels)
         assert counter == pytest.approx(sum(getattr(row, name) for row in rows), rel=1e-12)
-        assert totals[name] == pytest.approx(counter, rel=1e-12)
-    assert totals["requests"] == len(rows) == 24
-    assert totals["reused_tokens"] == 50 and totals["cached_tokens"] == sum(16 * n for n in range(20))
+        assert getattr(totals, name) == pytest.approx(counter, rel=1e-12)
+    assert totals.requests == len(rows) == 24
+    assert totals.reused_tokens == 50 and totals.cached_tokens == sum(16 * n for n in range(20))
 
 
 def test_an_embedding_is_a_row_of_its_own_path_and_id(room: Room, embeddings: EmbeddingService) -> None:

@@ -13,7 +13,7 @@ from sqlmodel import select
 from backend.errors import InvalidInputError, NotFoundError, StorageError
 from backend.store.database import Database
 from backend.store.failures import named_failure
-from backend.store.tables import Collection, Document
+from backend.store.tables.documents import Collection, Document
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_other_errors_pass_as_they_are(database: Database) -> None:
 
 
 def test_a_state_comes_back_as_a_state(database: Database) -> None:
-    from backend.store.tables import DocumentState
+    from backend.store.tables.documents import DocumentState
 
     with database.session() as session:
         session.add(Document(id="d", name="a", sha256="x", size=1, state=DocumentState.FAILED))

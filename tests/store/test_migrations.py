@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel, select
 
 from backend.store.database import Database
-from backend.store.tables import Conversation
+from backend.store.tables.chats import Conversation
 
 
 def test_migrations_and_tables_agree(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_documents_of_the_first_schema_are_their_own_first_version(tmp_path: Pat
     from alembic.config import Config
 
     from backend.store.database import MIGRATIONS
-    from backend.store.tables import Chunk, Document, DocumentVersion
+    from backend.store.tables.documents import Chunk, Document, DocumentVersion
 
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     config = Config()
@@ -72,7 +72,7 @@ def test_keys_from_before_roles_keep_what_they_could_do(tmp_path: Path) -> None:
     from alembic.config import Config
 
     from backend.store.database import MIGRATIONS
-    from backend.store.tables import ApiKey
+    from backend.store.tables.access import ApiKey
 
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     config = Config()

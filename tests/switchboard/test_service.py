@@ -58,8 +58,9 @@ class Desk:
 
     def api(self, text: Callable[[], Any] = lambda: None) -> TestClient:
         runtime = SimpleNamespace(
-            engine=self.engine, switchboard=self.switchboard, set_switches=self.switchboard.change, text=text,
-            settings=SimpleNamespace(served_model="fake"), ingest=SimpleNamespace(state=IDLE),
+            engine=self.engine, switchboard=self.switchboard, texts=SimpleNamespace(text=text),
+            settings=SimpleNamespace(served_model="fake"), reader=SimpleNamespace(state=IDLE),
+            database=self.database,
         )  # fmt: skip
         api = create_api(lambda: runtime, Settings())  # type: ignore[arg-type,return-value]
 

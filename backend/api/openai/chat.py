@@ -43,10 +43,10 @@ async def chat_completions(
         max_tokens=body.most,
         stop=body.stops(),
         path=body.path,
-        salt=caller.tenant,
+        tenant=caller.tenant,
     )
     generations = await start(runtime, body, [prompt])
-    return await respond(runtime, request, body, generations, ChatShape(body, runtime.text()))
+    return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 
 async def _source(body: ChatCompletionBody, runtime: Runtime) -> dict[str, Any]:
@@ -68,7 +68,7 @@ async def _source(body: ChatCompletionBody, runtime: Runtime) -> dict[str, Any]:
         source = {name: getattr(grounding, name) for name in ("messages", "passages", "index_version", "reply")}
         source["citations"] = tuple(grounding.citations)
     if len(turns) == 1:
-        source |= {"question": turns[0]["content"], "scope": str([body.documents, *systems])}
+        source |= {"question": turns[0]["content"], "likeness_scope": str([body.documents, *systems])}
     return source
 
 

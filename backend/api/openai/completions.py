@@ -43,12 +43,12 @@ async def completions(body: CompletionBody, request: Request, runtime: RuntimeDe
     sampling = body.sampling(body.logprobs, scored)
     prompts = [
         TextRequest(
-            **source, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, salt=caller.tenant
+            **source, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, tenant=caller.tenant
         )
         for source in _sources(body)
     ]
     generations = await start(runtime, body, prompts)
-    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.text()))
+    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
 
 
 def _sources(body: CompletionBody) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def _texts(runtime: Runtime, body: EmbeddingBody) -> list[str]:
     if given and isinstance(given[0], int):
         given = [given]
     out = []
-    tokenizer = runtime.embedding_tokenizer()
+    tokenizer = runtime.texts.embedding_tokenizer()
     vocab = tokenizer.get_vocab_size()
     for item in given:
         if isinstance(item, str):

@@ -10,6 +10,7 @@ from backend.api.bodies import Body, Part
 from backend.api.openai.refusals import OF_CHAT, OF_COMPLETIONS, check_messages, refuse_unheeded
 from backend.engine.messages import BATCH, REALTIME, SamplingParams
 from backend.errors import InvalidInputError
+from backend.store.citation import Citation
 
 # ---- asked -------------------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
-    citations: list[dict[str, Any]] | None = None
+    citations: list[Citation] | None = None
     answer_cache: dict[str, Any] | None = None
 
 

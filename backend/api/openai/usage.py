@@ -31,5 +31,5 @@ def usage(generations: list[Generation], n: int) -> dict[str, Any]:
 def system_fingerprint(runtime: Runtime) -> str:
     """Stands for the weights and the form they are held in: what else than the request decides an answer."""
     applied = runtime.engine.applied
-    identity = f"{runtime.engine.known().fingerprint}:{applied.variant if applied else ''}"
-    return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    variant_key = f"{runtime.engine.known().fingerprint}:{applied.variant if applied else ''}"
+    return f"fp_{hashlib.sha256(variant_key.encode()).hexdigest()[:12]}"

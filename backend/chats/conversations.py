@@ -1,31 +1,32 @@
 """Stored chats: every turn is in the database before the model is asked, and an answer belongs to its conversation.
 
-An answer is stored in the background. Until it is, and for as long as the database does not take it, it is shown from
-memory.
+An answer is stored in the background, and shown from memory until it is (`unstored`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, or_, select
 
+from backend.chats.export import as_markdown
+from backend.chats.turns import alternating, place_answer, rows
+from backend.chats.unstored import UnstoredAnswers
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
+from backend.generation.grounded import grounded_request
 from backend.generation.request import TextRequest, check_sampling, check_text
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
-from backend.knowledge.grounding import Ground, Grounding
+from backend.knowledge.retrieve import Retriever
 from backend.store.database import Database
-from backend.store.tables import Conversation, Message
-from backend.store.writer import cause
+from backend.store.tables.chats import Conversation, Message, MessageState, Speaker
 
 TITLE_LENGTH = 60
 BUSY = "An answer is still being written in this conversation; stop it first."
@@ -41,30 +42,31 @@ class ChatOptions:
     collection: str | None = None
 
 
-def grounded_request(grounding: Grounding, **more: Any) -> TextRequest:
-    """The request to generate from what retrieval made of a question."""
-    return TextRequest(
-        messages=grounding.messages, passages=grounding.passages, citations=tuple(grounding.citations),
-        index_version=grounding.index_version, reply=grounding.reply, notice=grounding.notice, **more,
-    )  # fmt: skip
-
-
 class Conversations:
     """The chats of this console."""
 
-    def __init__(self, database: Database, generations: GenerationService, ground: Ground) -> None:
-        self._database, self._generations, self._ground = database, generations, ground
+    def __init__(self, database: Database, generations: GenerationService, retriever: Retriever) -> None:
+        self._database, self._generations, self._retriever = database, generations, retriever
         self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
-        self._writing: dict[str, Generation] = {}  # by message id, until they are stored
-        self._unstored: dict[str, str] = {}  # why the database does not take a message, by its id
+        self._answers = UnstoredAnswers(database)
         self._close_interrupted()
 
     def _close_interrupted(self) -> None:
         """Answers that were being written when the process ended say so."""
         with self._database.session() as session:
-            for message in session.exec(select(Message).where(Message.state == "writing")).all():
-                message.state, message.error = "failed", "The server was stopped while this was being written."
+            for message in session.exec(select(Message).where(Message.state == MessageState.WRITING)).all():
+                message.state = MessageState.FAILED
+                message.error = "The server was stopped while this was being written."
                 session.add(message)
+
+    @staticmethod
+    def options(
+        *, system: str, temperature: float, top_p: float, repetition_penalty: float, max_tokens: int,
+        collection: str | None,
+    ) -> ChatOptions:
+        """How to answer, from what a person set; see `ChatOptions`."""
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty)
+        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection)
 
     # ---- the list ------------------------------------------------------------------------------------------------
 
@@ -75,7 +77,7 @@ class Conversations:
             session.add(conversation)
         return conversation
 
-    def find(self, search: str = "", limit: int = 200, tenant: str = "") -> list[Conversation]:
+    def latest(self, search: str = "", limit: int = 200, tenant: str = "") -> list[Conversation]:
         """A tenant's conversations with messages, latest first; `search` looks into titles and texts."""
         with self._database.session() as session:
             has_messages = col(Conversation.id).in_(select(Message.conversation_id))
@@ -124,47 +126,31 @@ class Conversations:
 
         `details["unstored"]` says why the database does not take one, where it does not.
         """
-        writing = dict(self._writing)  # before the rows: what is stored in between is in both
+        show = self._answers.shown()  # before the rows: what is stored in between is in both
         with self._database.session() as session:
-            messages = _rows(session, conversation_id)
+            messages = rows(session, conversation_id)
         for message in messages:
-            self._overlay(message, writing)
+            show(message)
         return messages
 
     def message(self, message_id: str) -> Message | None:
         """One turn, as `messages` gives it; None where it was deleted."""
-        writing = dict(self._writing)
+        show = self._answers.shown()
         with self._database.session() as session:
             message = session.get(Message, message_id)
         if message is not None:
-            self._overlay(message, writing)
+            show(message)
         return message
-
-    def _overlay(self, message: Message, writing: dict[str, Generation]) -> None:
-        generation = writing.get(message.id)
-        if generation is not None and generation.ended:
-            _describe(message, generation)
-            if message.id in self._unstored:
-                message.details = {**message.details, "unstored": self._unstored[message.id]}
 
     def export(self, conversation_id: str) -> str:
         """A conversation as Markdown, citations included."""
-        conversation = self.get(conversation_id)
-        day = datetime.fromtimestamp(conversation.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        parts = [f"# {conversation.title}", f"*{day}*"]
-        for message in self.messages(conversation_id):
-            parts.append(f"## {'You' if message.role == 'user' else 'Assistant'}")
-            parts.append(message.text or f"*{message.error or message.state}*")
-            for citation in message.details.get("citations", []):
-                parts.append(f"[{citation['number']}] {citation['document']}, part {citation['position'] + 1}")
-        return "\n\n".join(parts) + "\n"
+        return as_markdown(self.get(conversation_id), self.messages(conversation_id))
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
     def writing(self, message_id: str) -> Generation | None:
         """The generation that writes a message, while it does."""
-        generation = self._writing.get(message_id)
-        return None if generation is None or generation.ended else generation
+        return self._answers.writing(message_id)
 
     def ask(self, conversation_id: str, text: str, options: ChatOptions) -> Message:
         """Store a question and start its answer; returns the answer's message.
@@ -180,16 +166,16 @@ class Conversations:
                 conversation = session.get(Conversation, conversation_id)
                 if conversation is None:
                     raise NotFoundError("This conversation does not exist; it may have been deleted.")
-                turns = self._turns(session, conversation_id)
+                turns = self._answers.turns(session, conversation_id)
                 if not turns and conversation.title == "New conversation":
                     title = " ".join(text.split())
                     conversation.title = title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1] + "…"
                 conversation.updated = time.time()
                 session.add(conversation)
                 position = turns[-1].position + 1 if turns else 0
-                turns.append(Message(conversation_id=conversation_id, position=position, role="user", text=text))
+                turns.append(Message(conversation_id=conversation_id, position=position, role=Speaker.USER, text=text))
                 session.add(turns[-1])
-                answer = _place_answer(session, turns)
+                answer = place_answer(session, turns)
             return self._answer(answer, turns, options)
 
     def regenerate(self, conversation_id: str, options: ChatOptions) -> Message:
@@ -197,22 +183,22 @@ class Conversations:
         self.stop(conversation_id)
         with self._asking:
             with self._turn(conversation_id) as session:
-                turns = self._turns(session, conversation_id)
-                if turns and turns[-1].role == "assistant":
+                turns = self._answers.turns(session, conversation_id)
+                if turns and turns[-1].role is Speaker.ASSISTANT:
                     session.delete(turns.pop())
-                answer = _place_answer(session, turns)
+                answer = place_answer(session, turns)
             return self._answer(answer, turns, options, fresh=True)
 
     def edit(self, message_id: str, text: str, options: ChatOptions) -> Message:
         """Change a question and answer it again; what came after it is dropped."""
         _check_question(text)
         message = self.message(message_id)
-        if message is None or message.role != "user":
+        if message is None or message.role is not Speaker.USER:
             raise NotFoundError("This message does not exist; it may have been deleted.")
         self.stop(message.conversation_id)
         with self._asking:
             with self._turn(message.conversation_id) as session:
-                turns = self._turns(session, message.conversation_id)
+                turns = self._answers.turns(session, message.conversation_id)
                 at = next((i for i, turn in enumerate(turns) if turn.id == message_id), None)
                 if at is None:
                     raise NotFoundError("This message does not exist; it may have been deleted.")
@@ -220,7 +206,7 @@ class Conversations:
                 session.add(turns[at])
                 for later in turns[at + 1 :]:
                     session.delete(later)
-                answer = _place_answer(session, turns[: at + 1])
+                answer = place_answer(session, turns[: at + 1])
             return self._answer(answer, turns[: at + 1], options)
 
     @contextmanager
@@ -237,8 +223,8 @@ class Conversations:
     def busy(self, conversation_id: str) -> Generation | None:
         """The generation that writes in a conversation now."""
         for message in self.messages(conversation_id):
-            generation = self._writing.get(message.id)
-            if generation is not None and not generation.ended:
+            generation = self._answers.writing(message.id)
+            if generation is not None:
                 return generation
         return None
 
@@ -251,111 +237,33 @@ class Conversations:
 
     def _answer(self, answer: Message, turns: list[Message], options: ChatOptions, *, fresh: bool = False) -> Message:
         messages = alternating(turns)
-        generation = Generation(
-            TextRequest(source="console"), keep=lambda ended, done: self._keep(answer.id, ended, done)
-        )
         with self._database.session() as session:
             conversation = session.get(Conversation, answer.conversation_id)
             tenant = conversation.tenant if conversation else ""
-        generation.note = "Searching the documents…" if options.collection is not None else "Thinking…"
-        self._writing[answer.id] = generation
+        note = "Searching the documents…" if options.collection is not None else "Thinking…"
+        generation = self._answers.begin(answer.id, note)
 
         def make() -> TextRequest:
             question = messages[-1]["content"]
             common: dict[str, Any] = {
                 "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
-                "salt": tenant,
-                "question": question if len(messages) == 1 else "", "scope": f"{options.collection}\0{options.system}",
+                "tenant": tenant, "question": question if len(messages) == 1 else "",
+                "likeness_scope": f"{options.collection}\0{options.system}",
             }  # fmt: skip
             if options.collection is None:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
                 return TextRequest(messages=[*system, *messages], trim=True, **common)
-            grounding = self._ground(question, messages[:-1], options.collection, options.system, options.max_tokens)
+            grounding = self._retriever.ground(
+                question, messages[:-1], options.collection or None, options.system, max_tokens=options.max_tokens,
+                source="console",
+            )  # fmt: skip
             return grounded_request(grounding, **common)
 
         self._generations.start_in_background(generation, make)
         return answer
-
-    def _keep(self, message_id: str, generation: Generation, done: Callable[[], None]) -> None:
-        """Have an answer stored. Where the first try fails it is shown from memory, and tried again behind that."""
-
-        def write(session: Session) -> None:
-            message = session.get(Message, message_id)
-            if message is not None:  # deleted meanwhile
-                _describe(message, generation)
-                session.add(message)
-
-        def tell(error: Exception | None) -> None:
-            if error is None:
-                self._writing.pop(message_id, None)
-                self._unstored.pop(message_id, None)
-            else:
-                self._unstored[message_id] = cause(error)
-            done()
-
-        self._database.writer.submit(write, tell)
-
-    def _turns(self, session: Session, conversation_id: str) -> list[Message]:
-        """The turns of a conversation within a session, in order; what is not stored yet is stored with it."""
-        writing = dict(self._writing)
-        turns = _rows(session, conversation_id)
-        for message in turns:
-            generation = writing.get(message.id)
-            if generation is not None and generation.ended:
-                _describe(message, generation)
-        return turns
-
-
-def alternating(turns: list[Message]) -> list[dict[str, str]]:
-    """Turns as chat templates take them: a question whose answer failed before its first word joins the next one."""
-    messages: list[dict[str, str]] = []
-    for turn in turns:
-        if not turn.text:
-            continue
-        if messages and messages[-1]["role"] == turn.role:
-            messages[-1]["content"] += f"\n\n{turn.text}"
-        else:
-            messages.append({"role": turn.role, "content": turn.text})
-    return messages
-
-
-def _rows(session: Session, conversation_id: str) -> list[Message]:
-    query = select(Message).where(Message.conversation_id == conversation_id).order_by(col(Message.position))
-    return list(session.exec(query).all())
 
 
 def _check_question(text: str) -> None:
     if not text.strip():
         raise InvalidInputError("The message is empty.", param="messages")
     check_text(text, "messages")
-
-
-def _place_answer(session: Session, turns: list[Message]) -> Message:
-    """The row of the answer that follows, in the transaction of its question."""
-    if not turns or turns[-1].role != "user":
-        raise InvalidInputError("There is no question to answer.")
-    session.flush()  # what was deleted gives its place before it is taken
-    answer = Message(
-        conversation_id=turns[-1].conversation_id, position=turns[-1].position + 1, role="assistant", state="writing"
-    )
-    session.add(answer)
-    return answer
-
-
-def _describe(message: Message, generation: Generation) -> None:
-    """Put what a generation wrote into its message."""
-    details: dict[str, Any] = {"finish_reason": generation.finish_reason}
-    if generation.citations:
-        details["citations"] = list(generation.citations)
-    if generation.cache_mark is not None:
-        details["answer_cache"] = generation.cache_mark.as_dict()
-    if generation.account is not None:
-        details["account"] = asdict(generation.account)
-    if generation.left_out:
-        details["left_out"] = generation.left_out
-    if generation.request.notice:
-        details["notice"] = generation.request.notice
-    message.text = generation.text.strip()
-    message.state = "failed" if generation.error else {"abort": "stopped"}.get(generation.finish_reason or "", "done")
-    message.error = generation.error.message if generation.error else ""
-    message.details = details

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from backend.chats.conversations import ChatOptions
 from backend.engine.messages import SamplingParams
 from backend.errors import InvalidInputError, NotFoundError
-from backend.generation.conversations import ChatOptions
 from backend.generation.request import TextRequest
 from backend.metering.account import Account
 from backend.runtime import Runtime, close_runtime, open_runtime
@@ -109,9 +109,9 @@ def test_regenerate_and_edit_replace_what_follows(runtime: Runtime) -> None:
 def test_chats_are_found_renamed_exported_and_deleted(runtime: Runtime) -> None:
     chat = runtime.conversations.create()
     answer(runtime, chat.id, "Tell me of 100% wool_socks")
-    found = runtime.conversations.find("100% WOOL_")
+    found = runtime.conversations.latest("100% WOOL_")
     assert [c.id for c in found] == [chat.id]
-    assert runtime.conversations.find("100x wool") == []
+    assert runtime.conversations.latest("100x wool") == []
     runtime.conversations.rename(chat.id, "Socks")
     text = runtime.conversations.export(chat.id)
     assert text.startswith("# Socks") and "wool_socks" in text

@@ -1,4 +1,4 @@
-"""Uploaded documents, their versions and collections, and the search over them, over HTTP."""
+"""Uploaded documents, their versions and collections, over HTTP."""
 
 from __future__ import annotations
 
@@ -10,190 +10,38 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Query, UploadFile
-from pydantic import BaseModel
 
-from backend.api.bodies import Body, Text
+from backend.api.bodies import Text
+from backend.api.console.schemas import (
+    ChangeView,
+    Chosen,
+    ChunkView,
+    CollectionNames,
+    CollectionsBody,
+    DocumentDetail,
+    DocumentList,
+    DocumentView,
+    PlanView,
+    RateView,
+    Refused,
+    ReindexBody,
+    Uploaded,
+    VersionList,
+    VersionView,
+)
 from backend.api.deps import RuntimeDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
-from backend.knowledge.search import MODES
 from backend.store.failures import named_failures
-from backend.store.tables import Document, DocumentState
+from backend.store.tables.documents import Document
 
 router = APIRouter(prefix="/api/documents", tags=["Documents"], route_class=Room(8).route_class())
-search_router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
 
 MOST_ROWS, MOST_CHUNKS = 500, 1000
 """Documents, and chunks of one, that come at once."""
 MOST = (1 << 31) - 1
 """Largest number of a version: what every database's integers hold."""
-
-
-class DocumentView(BaseModel):
-    """A document, and how reading its latest version goes."""
-
-    id: str
-    name: str
-    sha256: str
-    size: int
-    state: DocumentState
-    reason: str
-    progress: float
-    chunk_count: int
-    embedded: int
-    reused: int
-    seconds: float
-    version: int
-    latest: int
-    created: float
-
-
-class Refused(BaseModel):
-    """A file that was not taken in."""
-
-    name: str
-    state: DocumentState = DocumentState.FAILED
-    reason: str
-
-
-class Uploaded(BaseModel):
-    """What became of each file."""
-
-    data: list[DocumentView | Refused]
-
-
-class DocumentList(BaseModel):
-    """A page of documents; `total` is how many there are in all."""
-
-    data: list[DocumentView]
-    total: int
-    offset: int
-    limit: int
-
-
-class PlanView(BaseModel):
-    """What reading documents anew would take."""
-
-    documents: list[str]
-    chunks: int
-    seconds: float
-    cost: float
-
-
-class ReindexBody(Body):
-    """Which documents to read anew; null for those that the plan names."""
-
-    documents: list[str] | None = None
-
-
-class Chosen(BaseModel):
-    """The documents that are read anew."""
-
-    documents: list[str]
-
-
-class ChunkView(BaseModel):
-    """A piece of a document's text."""
-
-    id: str
-    position: int
-    tokens: int
-    text: str
-
-
-class RateView(BaseModel):
-    """How reading goes: chunks done and in all, chunks per second, seconds left."""
-
-    done: int
-    total: int
-    per_second: float
-    left: float
-
-
-class DocumentDetail(DocumentView):
-    """A document with some of its chunks; `next` is what to pass as `after` for more, null at the end."""
-
-    chunks: list[ChunkView]
-    next: int | None
-    rate: RateView | None
-
-
-class VersionView(BaseModel):
-    """One content that a document had."""
-
-    document_id: str
-    number: int
-    sha256: str
-    size: int
-    build: int
-    chunk_count: int
-    embedded: int
-    reused: int
-    seconds: float
-    chunker: str
-    created: float
-
-
-class VersionList(BaseModel):
-    """Versions, latest first."""
-
-    data: list[VersionView]
-
-
-class ChangeView(BaseModel):
-    """Passages that a version added and removed, and how many it kept."""
-
-    added: list[str]
-    removed: list[str]
-    kept: int
-
-
-class CollectionsBody(Body):
-    """Names of collections; those that are new are made."""
-
-    collections: list[str]
-
-
-class CollectionNames(BaseModel):
-    """The collections that a document is in."""
-
-    collections: list[str]
-
-
-class StepView(BaseModel):
-    """The edge of the graph over which a chunk was reached."""
-
-    source: str
-    target: str
-    kind: str
-    gain: float
-
-
-class HitView(BaseModel):
-    """A chunk that was found, and what its score is made of."""
-
-    chunk_id: str
-    document_id: str
-    document: str
-    position: int
-    score: float
-    cosine: float
-    keyword: float
-    title: float
-    hop: float
-    edge: StepView | None
-    text: str
-
-
-class Hits(BaseModel):
-    """The best chunks, and how many of all were looked at."""
-
-    mode: str
-    visited: int
-    total: int
-    seconds: float
-    data: list[HitView]
 
 
 def _describe(document: Document) -> DocumentView:
@@ -238,14 +86,14 @@ def upload(
 
 
 @router.get("", summary="List documents")
-def find(
+def list_documents(
     runtime: RuntimeDep,
     collection: Text | None = None,
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
 ) -> DocumentList:
     """Latest first, a page at a time."""
-    rows = [_describe(row) for row in runtime.documents.find(collection, offset=offset, limit=limit)]
+    rows = [_describe(row) for row in runtime.documents.latest(collection, offset=offset, limit=limit)]
     return DocumentList(data=rows, total=runtime.documents.count(collection), offset=offset, limit=limit)
 
 
@@ -276,7 +124,7 @@ def get(
     document = runtime.documents.get(document_id)
     chunks = runtime.documents.chunks(document_id, version, after=after, limit=limit + 1)
     shown = chunks[:limit]
-    rate = runtime.ingest.rate(document_id)
+    rate = runtime.reader.rate(document_id)
     return DocumentDetail(
         **_describe(document).model_dump(),
         chunks=[ChunkView.model_validate(chunk, from_attributes=True) for chunk in shown],
@@ -302,7 +150,7 @@ def changes(document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runt
 @router.put("/{document_id}/collections", summary="Put a document into collections")
 def collect(document_id: Text, runtime: RuntimeDep, body: CollectionsBody) -> CollectionNames:
     """Into these and no others; nothing is embedded again."""
-    return CollectionNames(collections=runtime.collections.set(document_id, body.collections))
+    return CollectionNames(collections=runtime.collections.assign(document_id, body.collections))
 
 
 @router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")
@@ -323,27 +171,3 @@ def cancel(document_id: Text, runtime: RuntimeDep) -> DocumentView:
 def delete(document_id: Text, runtime: RuntimeDep) -> None:
     """In whatever state it is."""
     runtime.documents.delete(document_id)
-
-
-@search_router.get("", summary="Search the documents")
-def search(
-    q: Text,
-    runtime: RuntimeDep,
-    collection: Text | None = None,
-    mode: Text | None = None,
-    count: Annotated[int, Query(ge=1, le=50)] = 5,
-) -> Hits:
-    """The best chunks for a question, with what their scores are made of and how much was looked at."""
-    if mode is not None and mode not in MODES:
-        raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
-    found = runtime.retriever.find(q, collection, mode=mode, source="api")
-    hits = runtime.retriever.hits(found, count)
-    data = [
-        HitView(
-            chunk_id=hit.chunk_id, document_id=hit.document_id, document=hit.document, position=hit.position,
-            score=hit.score, cosine=hit.parts.cosine, keyword=hit.parts.keyword, title=hit.parts.title,
-            hop=hit.parts.hop, edge=StepView(**asdict(hit.parts.step)) if hit.parts.step else None, text=hit.text,
-        )
-        for hit in hits
-    ]  # fmt: skip
-    return Hits(mode=found.mode, visited=found.visited, total=found.total, seconds=found.seconds, data=data)

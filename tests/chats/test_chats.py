@@ -7,12 +7,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from backend.chats.conversations import ChatOptions, Conversations
 from backend.errors import InvalidInputError
-from backend.generation.conversations import ChatOptions, Conversations, Grounding
+from backend.knowledge.grounding import Grounding
 from backend.models.text import TextModel
 from backend.store.database import Database
 from tests.conftest import until
@@ -30,9 +32,12 @@ def nothing(*_: Any) -> Grounding:
     raise AssertionError("no documents are asked for")
 
 
+NO_DOCUMENTS: Any = SimpleNamespace(ground=nothing)
+
+
 @pytest.fixture
 def chats(room: Room) -> Conversations:
-    return Conversations(room.database, room.service, nothing)
+    return Conversations(room.database, room.service, NO_DOCUMENTS)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_two_tabs_asking_at_once_get_one_answer(room: Room, chats: Conversations
 
 
 def test_another_server_on_the_database_cannot_double_a_turn(room: Room, chats: Conversations) -> None:
-    theirs = Conversations(Database(room.database.url), room.service, nothing)
+    theirs = Conversations(Database(room.database.url), room.service, NO_DOCUMENTS)
     chat = chats.create()
     chats.ask(chat.id, "Ours", ChatOptions())
     rows = chats.messages(chat.id)
@@ -125,7 +130,7 @@ def test_a_question_whose_answer_failed_joins_the_next(tmp_path: Path, chat_fold
     (folder / "chat_template.jinja").write_text(ALTERNATING)
     text = TextModel(folder)
     room = Room(tmp_path, text)
-    chats = Conversations(room.database, room.service, nothing)
+    chats = Conversations(room.database, room.service, NO_DOCUMENTS)
     chat = chats.create()
     chats.ask(chat.id, "One?", ChatOptions())
     room.engine.fail(asked(room, 1), "The engine stopped.")
@@ -139,7 +144,7 @@ def test_a_question_whose_answer_failed_joins_the_next(tmp_path: Path, chat_fold
 
 def test_a_chat_beyond_the_context_goes_on_and_says_what_was_left_out(tmp_path: Path, text: TextModel) -> None:
     room = Room(tmp_path, text, context=256)
-    chats = Conversations(room.database, room.service, nothing)
+    chats = Conversations(room.database, room.service, NO_DOCUMENTS)
     chat = chats.create()
     for number in range(1, 7):
         chats.ask(chat.id, f"Question {number}: " + "word " * 40, ChatOptions(max_tokens=32))
