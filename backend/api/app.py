@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from backend.access.headers import content_policy
-from backend.api import control, documents, openai
+from backend.api import control, documents, jobs, openai
 from backend.api.errors import add_handlers, problems
 from backend.api.limits import BodyLimits
 from backend.errors import NotFoundError
@@ -39,6 +39,7 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     api.include_router(openai.router)
     for router in (documents.router, documents.search_router):
         api.include_router(router, responses=problems(404, 409, 422))
+    api.include_router(jobs.router, responses=problems(404, 409, 415))
     api.include_router(control.router, responses=problems())
     # Served from here: the page must work without access to anybody's network.
     api.mount("/api/docs/static", StaticFiles(directory=swagger_ui_path), name="swagger")

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 
 from backend.api.control import router as control
 from backend.api.documents import router as documents
+from backend.api.jobs import router as jobs
 from backend.api.openai import FAMILIES
 from backend.api.rooms import Room
 
@@ -49,7 +50,7 @@ def test_calls_that_hang_in_one_room_never_block_another() -> None:
 
 
 def test_no_route_waits_in_the_threads_that_all_share() -> None:
-    for router in (control, documents, *(family.router for family in FAMILIES)):
+    for router in (control, documents, jobs, *(family.router for family in FAMILIES)):
         assert router.routes
         for route in router.routes:
             assert asyncio.iscoroutinefunction(route.endpoint), route.path  # type: ignore[attr-defined]
