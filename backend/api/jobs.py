@@ -20,6 +20,7 @@ router = APIRouter(prefix="/api/jobs", tags=["Jobs"], route_class=room.route_cla
 
 MOST_ROWS = 500
 """Jobs that come at once."""
+JSON_LINES = "application/jsonl"
 MOST = (1 << 31) - 1
 """Largest offset: what every database's integers hold."""
 
@@ -85,12 +86,6 @@ class JobList(BaseModel):
     limit: int
 
 
-class JsonLines(StreamingResponse):
-    """A JSON value a line."""
-
-    media_type = "application/jsonl"
-
-
 def _job(jobs: Jobs, job: Job) -> JobView:
     return JobView(**job.model_dump(), zone=jobs.zone)
 
@@ -144,8 +139,11 @@ def cancel(run_id: Text, runtime: RuntimeDep) -> RunView:
     return _run(runtime.jobs.progress(run_id))
 
 
-@router.get("/runs/{run_id}/results", summary="Download the results of a run", response_class=JsonLines)
-async def results(run_id: Text, runtime: RuntimeDep) -> JsonLines:
+@router.get(
+    "/runs/{run_id}/results", summary="Download the results of a run", response_class=StreamingResponse,
+    responses={200: {"description": "JSON Lines.", "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
+)  # fmt: skip
+async def results(run_id: Text, runtime: RuntimeDep) -> StreamingResponse:
     """What is finished so far, a line for each prompt, in the order of the prompts."""
     pages = await room.run(lambda: runtime.jobs.result_pages(run_id))
 
@@ -154,4 +152,5 @@ async def results(run_id: Text, runtime: RuntimeDep) -> JsonLines:
             yield "".join(page)
 
     name = f"result-{run_id[:8]}.jsonl"
-    return JsonLines(stream(), headers={"content-disposition": f'attachment; filename="{name}"'})
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(stream(), media_type=JSON_LINES, headers=headers)

@@ -116,8 +116,13 @@ class Runner:
         with suppress(queue.Empty):
             while True:
                 self._take(self._events.get_nowait())
-        if self._results:
-            self._record.store(self._results)
+        try:
+            if self._results:
+                self._record.store(self._results)
+        except Exception as error:
+            if not passing(error):
+                raise
+            log.warning("%d results are not stored and will be asked for again: %s", len(self._results), cause(error))
 
     def _turn(self) -> bool:
         """One turn; whether the run has come to its end."""

@@ -15,27 +15,28 @@ import pytest
 from tests.conftest import until
 
 MODEL = "smollm2-135m-instruct"
+JOBS = "/api/jobs"
 ENDED = ("done", "failed", "cancelled")
 
 
 @pytest.fixture
 def api(server: Any) -> Iterator[httpx.Client]:
     """The jobs' routes; what is made is deleted again."""
-    with httpx.Client(base_url=f"{server.url}/api/jobs", timeout=60) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
-        for job in client.get("").json()["data"]:
-            client.delete(f"/{job['id']}")
+        for job in client.get(JOBS).json()["data"]:
+            client.delete(f"{JOBS}/{job['id']}")
 
 
 def make(api: httpx.Client, prompts: list[str], **more: Any) -> str:
-    answer = api.post("", json={"name": "test", "prompts": prompts, **more})
+    answer = api.post(JOBS, json={"name": "test", "prompts": prompts, **more})
     assert answer.status_code == 201, answer.text
     job_id: str = answer.json()["id"]
     return job_id
 
 
 def run_of(api: httpx.Client, job_id: str) -> dict[str, Any]:
-    run: dict[str, Any] = api.get(f"/{job_id}").json()["runs"][0]
+    run: dict[str, Any] = api.get(f"{JOBS}/{job_id}").json()["runs"][0]
     return run
 
 
@@ -45,7 +46,7 @@ def to_the_end(api: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def results(api: httpx.Client, run: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = api.get(f"/runs/{run['id']}/results")
+    answer = api.get(f"{JOBS}/runs/{run['id']}/results")
     assert answer.headers["content-type"].startswith("application/jsonl")
     assert "attachment" in answer.headers["content-disposition"]
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -55,7 +56,7 @@ def test_a_job_answers_every_prompt_and_one_that_cannot_be_served_fails_alone(ap
     prompts = [f"Say the number {i}." for i in range(10)]
     prompts[4] = "word " * 9000
     job_id = make(api, prompts, max_tokens=4)
-    assert api.post(f"/{job_id}/runs").status_code == 202
+    assert api.post(f"{JOBS}/{job_id}/runs").status_code == 202
     run = to_the_end(api, job_id)
     assert (run["state"], run["total"], run["done"], run["failed"]) == ("done", 10, 10, 1)
     rows = results(api, run)
@@ -67,19 +68,19 @@ def test_a_job_answers_every_prompt_and_one_that_cannot_be_served_fails_alone(ap
 
 def test_a_schedule_says_its_time_zone(api: httpx.Client) -> None:
     job_id = make(api, ["Hello"], cron="0 2 * * *")
-    job = api.get(f"/{job_id}").json()
+    job = api.get(f"{JOBS}/{job_id}").json()
     assert job["zone"] and job["next_run"] and job["note"] == "" and job["runs"] == []
-    refused = api.post("", json={"prompts": ["x"], "cron": "every day"})
+    refused = api.post(JOBS, json={"prompts": ["x"], "cron": "every day"})
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "cron"
 
 
 def test_what_is_not_there_and_what_goes_on_is_said(api: httpx.Client) -> None:
-    assert api.get("/none").status_code == api.post("/none/runs").status_code == 404
-    assert api.get("/runs/none/results").status_code == api.post("/runs/none/cancel").status_code == 404
+    assert api.get(f"{JOBS}/none").status_code == api.post(f"{JOBS}/none/runs").status_code == 404
+    assert api.get(f"{JOBS}/runs/none/results").status_code == api.post(f"{JOBS}/runs/none/cancel").status_code == 404
     job_id = make(api, [f"Write about {i}." for i in range(40)], max_tokens=200)
-    run = api.post(f"/{job_id}/runs").json()
-    assert api.post(f"/{job_id}/runs").status_code == 409
-    assert api.post(f"/runs/{run['id']}/cancel").json()["state"] == "cancelled"
+    run = api.post(f"{JOBS}/{job_id}/runs").json()
+    assert api.post(f"{JOBS}/{job_id}/runs").status_code == 409
+    assert api.post(f"{JOBS}/runs/{run['id']}/cancel").json()["state"] == "cancelled"
 
 
 def waiting(server: Any) -> int:
@@ -92,13 +93,13 @@ def test_people_overtake_a_job(server: Any, api: httpx.Client) -> None:
     httpx.patch(f"{server.url}/api/switches", json={"max_batch": 4, "answer_cache": False})
     try:
         job_id = make(api, [f"Write about {i}." for i in range(40)], max_tokens=100)
-        api.post(f"/{job_id}/runs")
+        api.post(f"{JOBS}/{job_id}/runs")
         until(lambda: waiting(server) >= 30, "most of the job waits in the engine")
         hello = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
         assert httpx.post(f"{server.url}/v1/chat/completions", json=hello, timeout=120).status_code == 200
         # Whoever came last, and were not urgent, would be answered when all but three of them are.
         assert run_of(api, job_id)["done"] < 30
-        run = api.post(f"/runs/{run_of(api, job_id)['id']}/cancel").json()
+        run = api.post(f"{JOBS}/runs/{run_of(api, job_id)['id']}/cancel").json()
         assert run["state"] == "cancelled" and len(results(api, run)) < 40
     finally:
         httpx.patch(f"{server.url}/api/switches", json=switches)
@@ -106,7 +107,7 @@ def test_people_overtake_a_job(server: Any, api: httpx.Client) -> None:
 
 def test_a_job_outlives_the_engine(server: Any, api: httpx.Client) -> None:
     job_id = make(api, [f"Count to {i}." for i in range(60)], max_tokens=40)
-    api.post(f"/{job_id}/runs")
+    api.post(f"{JOBS}/{job_id}/runs")
     until(lambda: run_of(api, job_id)["done"] >= 1, "one prompt is answered")
     before = {row["index"]: row for row in results(api, run_of(api, job_id))}
     os.kill(server.engine_pid(), signal.SIGKILL)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
+from backend.errors import StorageError
 from backend.jobs.job import OPEN
+from backend.jobs.record import RunRecord
 from backend.jobs.service import Jobs
-from backend.store.tables import RunState
+from backend.store.tables import JobResult, RunState
 from tests.conftest import until
 from tests.jobs.standin import StandIn, latest
 
@@ -55,6 +59,26 @@ def test_an_engine_that_says_it_is_there_and_refuses_is_asked_one_prompt_at_a_ti
     answers.away = False
     until(lambda: latest(jobs, job).state is RunState.DONE, "the run ends")
     assert latest(jobs, job).done == 200
+
+
+def test_results_wait_for_a_database_that_takes_no_writes(
+    jobs: Jobs, answers: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals, store = 3, RunRecord.store
+
+    def refuse(record: RunRecord, results: list[JobResult]) -> bool:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise StorageError("The disk is full.")
+        return store(record, results)
+
+    monkeypatch.setattr(RunRecord, "store", refuse)
+    job = jobs.create("patient", [f"prompt {i}" for i in range(200)])
+    jobs.run(job.id)
+    until(lambda: latest(jobs, job).state not in OPEN, "the run ends")
+    assert (latest(jobs, job).state, latest(jobs, job).done) == (RunState.DONE, 200)
+    assert refusals == 0 and len(answers.asked) == 200, "what was finished was asked again"
 
 
 def test_a_run_that_waits_is_cancelled_at_once(jobs: Jobs, answers: StandIn) -> None:
