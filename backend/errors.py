@@ -48,6 +48,14 @@ class NotFoundError(TenfoldError):
     code = "not_found"
 
 
+class ConflictError(TenfoldError):
+    """It is in a state in which this cannot be done."""
+
+    status = 409
+    kind = "invalid_request_error"
+    code = "conflict"
+
+
 class UnauthorizedError(TenfoldError):
     """Credentials are missing or wrong."""
 

@@ -146,5 +146,5 @@ def current() -> Runtime:
 
 
 def fire_job(job_id: str) -> None:
-    """What the schedule calls; its import path is stored with every schedule, so it must not move."""
+    """Run a job if its time has come; schedules that earlier versions stored name this path, so it must not move."""
     current().jobs.fire(job_id)

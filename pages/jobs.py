@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from backend.errors import TenfoldError
+from backend.errors import ConflictError, NotFoundError, TenfoldError
 from backend.runtime import Runtime, current
 from pages.drawing.untrusted import plain
 from pages.formatting import money, seconds, when
 
 if TYPE_CHECKING:
-    from backend.jobs.service import Progress
-    from backend.store.tables.jobs import Job
+    from backend.store.tables.jobs import Job, JobRun
 
 SCHEDULES = {
     "Every hour": "0 * * * *",
@@ -21,15 +22,19 @@ SCHEDULES = {
     "Every Monday at 6:00": "0 6 * * mon",
 }
 STATES = {
-    "queued": ":gray-badge[queued]", "running": ":blue-badge[running]", "done": ":green-badge[done]",
-    "failed": ":red-badge[failed]", "cancelled": ":orange-badge[cancelled]",
+    "queued": ":gray-badge[queued]",
+    "running": ":blue-badge[running]",
+    "waiting": ":orange-badge[waiting for the engine]",
+    "done": ":green-badge[done]",
+    "failed": ":red-badge[failed]",
+    "cancelled": ":orange-badge[cancelled]",
 }
 
 
 def new_job(runtime: Runtime) -> None:
     """The form for a new job."""
     generation = st.session_state.setdefault("job-form", 0)
-    with st.expander("New job", icon=":material/add:", expanded=not runtime.jobs.find()):
+    with st.expander("New job", icon=":material/add:", expanded=not runtime.jobs.count()):
         left, right = st.columns(2)
         file = left.file_uploader(
             "Prompts: text (one a line), CSV or JSON Lines with a field “prompt”",
@@ -47,6 +52,7 @@ def new_job(runtime: Runtime) -> None:
             cron = SCHEDULES.get(preset) or right.text_input(
                 "Cron: minute hour day month weekday", "30 7 * * mon-fri", key=f"cron-{generation}"
             )
+            right.caption(f"In the server's time zone, {runtime.jobs.zone}.")
         if st.button("Run now" if cron is None else "Schedule", type="primary", key=f"create-{generation}"):
             try:
                 data = file.getvalue() if file else typed.encode()
@@ -65,59 +71,61 @@ def new_job(runtime: Runtime) -> None:
             st.rerun()
 
 
-def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
+def draw_job(runtime: Runtime, job: Job, runs: list[JobRun]) -> None:
     """A job with its runs."""
     with st.container(border=True):
         title, buttons = st.columns([5, 3], vertical_alignment="center")
-        following = runtime.jobs.next_run(job.id)
-        schedule = f" · `{job.cron}`, next {when(following)}" if job.cron else ""
-        title.markdown(f"**{plain(job.name)}** · {len(job.prompts):,} prompts{schedule}")
+        schedule = f" · `{job.cron}`, next {when(job.next_run)} ({runtime.jobs.zone})" if job.cron else ""
+        title.markdown(f"**{plain(job.name)}** · {job.total:,} prompts{schedule}")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
-            if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:"):
-                runtime.jobs.run(job.id)
+            going_on = any(run.open for run in runs)
+            if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:", disabled=going_on):
+                with contextlib.suppress(ConflictError):  # begun meanwhile: it is shown
+                    runtime.jobs.run(job.id)
                 st.rerun()
             if st.button("", key=f"delete-{job.id}", icon=":material/delete:", help="Delete with its results"):
                 runtime.jobs.delete(job.id)
                 st.rerun()
-        for progress in runs:
-            if progress.open:
-                draw_open(runtime, job, progress.run.id)
+        if job.note:
+            st.caption(f":material/event_busy: {plain(job.note)}")
+        for run in runs:
+            if run.open:
+                draw_open(runtime, run.id)
             else:
-                draw_run(runtime, progress)
+                draw_run(runtime, run)
 
 
 @st.fragment(run_every=1.0)
-def draw_open(runtime: Runtime, job: Job, run_id: str) -> None:
+def draw_open(runtime: Runtime, run_id: str) -> None:
     """A run that goes on, drawn anew by itself, so that what has ended stays as it is under the reader's hand."""
-    progress = next((p for p in runtime.jobs.runs(job.id) if p.run.id == run_id), None)
-    if progress is None or not progress.open:
+    try:
+        run = runtime.jobs.progress(run_id)
+    except NotFoundError:
         st.rerun()
-    draw_run(runtime, progress)
+    if not run.open:
+        st.rerun()
+    draw_run(runtime, run)
 
 
-def draw_run(runtime: Runtime, progress: Progress) -> None:
+def draw_run(runtime: Runtime, run: JobRun) -> None:
     """One run: how far it is, and its result."""
-    run = progress.run
     state, bar, facts, button = st.columns([1.3, 4, 4, 1.7], vertical_alignment="center")
     state.markdown(STATES[run.state])
-    bar.progress(min(progress.done / max(run.total, 1), 1.0), text=f"{progress.done:,} of {run.total:,}")
+    bar.progress(min(run.done / max(run.total, 1), 1.0), text=f"{run.done:,} of {run.total:,}")
     took = seconds(run.finished - run.started) if run.finished and run.started else None
-    cost = plain(money(progress.cost))
-    parts = [when(run.created), *([took] if took else []), f"{progress.output_tokens:,} tokens", cost]
-    if progress.failed:
-        parts.append(f":red[{progress.failed} failed]")
+    cost = plain(money(run.cost))
+    parts = [when(run.created), *([took] if took else []), f"{run.output_tokens:,} tokens", cost]
+    if run.failed:
+        parts.append(f":red[{run.failed} failed]")
     facts.caption(" · ".join(parts))
-    if progress.open:
+    if run.open:
         if button.button("Cancel", key=f"cancel-{run.id}", width="stretch"):
             runtime.jobs.cancel(run.id)
             st.rerun()
-    elif progress.done:
-        button.download_button(
-            "Result", lambda: "".join(runtime.jobs.results(run.id)), file_name=f"result-{run.id[:8]}.jsonl",
-            mime="application/jsonl", key=f"result-{run.id}", on_click="ignore", width="stretch",
-        )
+    elif run.done:  # by the API, which streams it: a page would hold it whole
+        button.link_button("Result", f"/api/jobs/runs/{run.id}/results", width="stretch")
     if run.reason:
-        st.error(plain(run.reason))
+        (st.warning if run.open else st.error)(plain(run.reason))
 
 
 def main() -> None:
@@ -130,20 +138,24 @@ def main() -> None:
     if not jobs:
         st.info("No jobs yet. Type some prompts above, one a line, and run them.", icon=":material/schedule:")
 
-    def latest() -> dict[str, list[Progress]]:
-        return {job.id: runtime.jobs.runs(job.id, limit=5) for job in runtime.jobs.find()}
+    if (count := runtime.jobs.count()) > len(jobs):
+        st.caption(f"The latest {len(jobs):,} of {count:,} jobs.")
 
-    def states(runs: dict[str, list[Progress]]) -> dict[str, list[tuple[str, bool]]]:
-        return {job: [(p.run.id, p.open) for p in those] for job, those in runs.items()}
+    def latest(jobs: list[Job]) -> Mapping[str, list[JobRun]]:
+        return runtime.jobs.latest([job.id for job in jobs])
 
-    shown = latest()
+    def states(jobs: list[Job], runs: Mapping[str, list[JobRun]]) -> dict[str, tuple[str, list[tuple[str, bool]]]]:
+        return {job.id: (job.note, [(run.id, run.open) for run in runs.get(job.id, [])]) for job in jobs}
+
+    shown = latest(jobs)
     for job in jobs:
         draw_job(runtime, job, shown.get(job.id, []))
 
     @st.fragment(run_every=3.0)
     def watch() -> None:
         """What a schedule, another tab or a program has begun, ended or deleted."""
-        if states(latest()) != states(shown):
+        now = runtime.jobs.find()
+        if states(now, latest(now)) != states(jobs, shown):
             st.rerun()
 
     watch()

@@ -101,8 +101,8 @@ class Calls:
         return [job.id, self._runtime.jobs.run(job.id).id]
 
     def run(self, job: str) -> list[Any]:
-        (progress,) = self._runtime.jobs.runs(job)
-        return [progress.run.state, progress.done, progress.failed]
+        (run,) = self._runtime.jobs.runs(job)
+        return [run.state, run.done, run.failed]
 
     def results(self, run: str) -> list[Any]:
         return [json.loads(line) for line in self._runtime.jobs.results(run)]

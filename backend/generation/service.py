@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from backend.engine.messages import Generate
-from backend.engine.protocol import EngineClient
+from backend.engine.protocol import EngineClient, EngineState
 from backend.errors import InvalidInputError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache
 from backend.generation.recall import AnswerPlace, Recall, write_again
@@ -59,6 +59,11 @@ class GenerationService:
     def active(self) -> dict[str, Generation]:
         """Generations that have not ended, by id."""
         return dict(self._active)
+
+    @property
+    def engine_state(self) -> EngineState:
+        """What the engine that answers is doing."""
+        return self._engine.state
 
     # ---- a request -----------------------------------------------------------------------------------------------
 

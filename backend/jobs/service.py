@@ -1,111 +1,68 @@
-"""Jobs and their runs. A result is stored as it is finished; a run that a kill interrupted goes on where it was."""
+"""What a user does with jobs: make, list, run, cancel and delete them. What may run beside what, the database says."""
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from datetime import datetime
 
-from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
-from apscheduler.schedulers.background import BackgroundScheduler
-from sqlmodel import col, func, select
+from sqlalchemy import ColumnElement
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, func, insert, select, update
 
-from backend.engine.messages import BATCH, SamplingParams
-from backend.errors import InvalidInputError, NotFoundError, TenfoldError
-from backend.generation.grounded import grounded_request
-from backend.generation.request import TextRequest, check_sampling
+from backend.errors import ConflictError, InvalidInputError, NotFoundError
 from backend.generation.service import GenerationService
-from backend.generation.stream import Generation
+from backend.jobs.dispatcher import Dispatcher
+from backend.jobs.job import OPEN, Ground, check_job, request_for
 from backend.jobs.prompts import read_prompts
-from backend.jobs.schedule import crontab
-from backend.knowledge.grounding import Grounding
+from backend.jobs.record import RunRecord
+from backend.jobs.results import result_pages
+from backend.jobs.runner import Runner
+from backend.jobs.schedule import Schedule, following, zone_name
 from backend.store.database import Database
-from backend.store.tables.jobs import Job, JobResult, JobRun
+from backend.store.tables.jobs import Job, JobPrompt, JobRun, RunState
 
-log = logging.getLogger(__name__)
-
-IN_FLIGHT = 64
-"""Prompts of one run that are with the engine at once; the engine decides how many share a step."""
-WAITS = (429, 503)
-"""Statuses of what passes by itself: too much at once, and an engine that is not there."""
-RETRY_SECONDS = 1.0
-OPEN = ("queued", "running")
 GRACE_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    run: JobRun
-    done: int
-    failed: int
-    cost: float
-    output_tokens: int
-
-    @property
-    def open(self) -> bool:
-        """Whether it has not ended."""
-        return self.run.state in OPEN
-
-
-Ground = Callable[[str, str, int], Grounding]
-"""(question, system prompt, most tokens of the answer) → messages with passages."""
+"""How late a run may begin, of a server that did not run when its time came."""
+TOGETHER = 1000
+"""Prompts that are written at once."""
 
 
 class Jobs:
-    """Creates jobs, runs them, and keeps their schedule in APScheduler's own store."""
+    """The jobs of this server.
+
+    Args:
+        database: where everything about them is.
+        generations: who answers.
+        ground: finds passages for jobs that answer from documents.
+    """
 
     def __init__(self, database: Database, generations: GenerationService, ground: Ground) -> None:
         self._database, self._generations, self._ground = database, generations, ground
-        self._cancelled: set[str] = set()
-        self._stopping = threading.Event()
-        self._workers = ThreadPoolExecutor(4, thread_name_prefix="job")
-        self.scheduler = BackgroundScheduler(
-            jobstores={"default": SQLAlchemyJobStore(engine=database.engine, tablename="apscheduler_jobs")},
-            job_defaults={"misfire_grace_time": GRACE_SECONDS, "coalesce": True, "max_instances": 1},
-        )
+        self._dispatcher = Dispatcher(database, self._runner)
+        self._schedule = Schedule(database, self.fire)
+
+    def _runner(self, record: RunRecord, workers: Executor) -> Runner:
+        return Runner(record, self._generations, lambda prompt: request_for(record.job, prompt, self._ground), workers)
 
     def start(self) -> None:
         """Start the schedule and take up runs that were interrupted."""
-        self.scheduler.start(paused=True)
-        self._reconcile()
-        self.scheduler.resume()
-        with self._database.session() as session:
-            interrupted = session.exec(select(JobRun.id).where(col(JobRun.state).in_(OPEN))).all()
-        for run_id in interrupted:
-            self._workers.submit(self._execute, run_id)
-
-    def _reconcile(self) -> None:
-        """Bring the schedule in step with the jobs: a kill may come between storing the two."""
-        jobs = {job.id: job for job in self.find() if job.cron}
-        for scheduled in self.scheduler.get_jobs():
-            if scheduled.id not in jobs:
-                self.scheduler.remove_job(scheduled.id)
-        for job in jobs.values():
-            scheduled = self.scheduler.get_job(job.id)
-            if scheduled is None or str(scheduled.trigger) != str(crontab(job.cron or "")):
-                self._schedule(job)
-
-    def _schedule(self, job: Job) -> None:
-        self.scheduler.add_job(
-            "backend.runtime:fire_job", crontab(job.cron or ""), args=[job.id], id=job.id, name=job.name,
-            replace_existing=True,
-        )  # fmt: skip
+        self._schedule.start()
+        self._dispatcher.start()
 
     def close(self) -> None:
         """Stop; open runs go on at the next start."""
-        self._stopping.set()
-        if self.scheduler.running:
-            self.scheduler.shutdown(wait=False)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._schedule.close()
+        self._dispatcher.close()
 
-    # ---- what users do -------------------------------------------------------------------------------------------
+    @property
+    def zone(self) -> str:
+        """The time zone in which schedules are read."""
+        return zone_name()
+
+    # ---- jobs ----------------------------------------------------------------------------------------------------
 
     @staticmethod
     def prompts(name: str, data: bytes) -> list[str]:
@@ -115,7 +72,7 @@ class Jobs:
     def create(
         self,
         name: str,
-        prompts: list[str],
+        prompts: Iterable[str],
         *,
         system: str = "",
         max_tokens: int = 128,
@@ -123,201 +80,162 @@ class Jobs:
         documents: bool = False,
         cron: str | None = None,
     ) -> Job:
-        """Store a job; with `cron` (five fields, local time) it runs by itself, else call `run`.
+        """Store a job; with `cron` (five fields, the server's time) it runs by itself, else call `run`.
 
         Raises:
-            InvalidInputError: no prompts, or a schedule that cannot be read.
+            InvalidInputError: no prompts, a parameter out of range, or a schedule that cannot be read.
         """
-        if not prompts:
-            raise InvalidInputError("A job needs at least one prompt.", param="prompts")
-        if not 1 <= max_tokens <= 4096:
-            raise InvalidInputError("max_tokens must be between 1 and 4096.", param="max_tokens")
-        check_sampling(SamplingParams(temperature=temperature), ())
-        if cron:
-            crontab(cron)
         job = Job(
-            name=name.strip() or "Untitled job", prompts=prompts, system=system, max_tokens=max_tokens,
-            temperature=temperature, documents=documents, cron=cron,
-        )
+            name=name.strip() or "Untitled job", system=system, max_tokens=max_tokens, temperature=temperature,
+            documents=documents, cron=cron or None, next_run=following(cron, time.time()) if cron else None,
+        )  # fmt: skip
+        check_job(job)
         with self._database.session() as session:
             session.add(job)
-        if cron:
-            self._schedule(job)
+            session.flush()
+            numbered = enumerate(prompts)
+            while some := list(itertools.islice(numbered, TOGETHER)):
+                rows = [{"job_id": job.id, "position": position, "text": text} for position, text in some]
+                session.connection().execute(insert(JobPrompt), rows)
+                job.total += len(some)
+            if not job.total:
+                raise InvalidInputError("A job needs at least one prompt.", param="prompts")
+            session.add(job)
+        self._schedule.wake()
         return job
 
-    def run(self, job_id: str) -> JobRun:
-        """Start a run now; returns at once."""
+    def get(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
         with self._database.session() as session:
             job = session.get(Job, job_id)
-            if job is None:
-                raise NotFoundError("There is no such job; it may have been deleted.")
-            run = JobRun(job_id=job_id, total=len(job.prompts))
-            session.add(run)
-        self._workers.submit(self._execute, run.id)
-        return run
+        if job is None:
+            raise NotFoundError("There is no such job; it may have been deleted.")
+        return job
 
-    def fire(self, job_id: str) -> None:
-        """Start a run because its time has come; skipped while an earlier run of the job goes on."""
+    def find(self, *, offset: int = 0, limit: int = 200) -> list[Job]:
+        """Jobs, latest first, without their prompts."""
+        query = select(Job).order_by(col(Job.created).desc(), col(Job.id)).offset(offset).limit(limit)
         with self._database.session() as session:
-            query = select(JobRun.id).where(JobRun.job_id == job_id, col(JobRun.state).in_(OPEN))
-            going_on = session.exec(query).first()
-        if going_on is not None:
-            log.warning("job %s is not run now: its run %s has not ended", job_id, going_on)
-            return
-        self.run(job_id)
+            return list(session.exec(query).all())
 
-    def cancel(self, run_id: str) -> None:
-        """Stop a run; finished results stay."""
-        self._cancelled.add(run_id)
+    def count(self) -> int:
+        """How many jobs there are."""
         with self._database.session() as session:
-            run = session.get(JobRun, run_id)
-            if run is not None and run.state == "queued":
-                run.state, run.finished = "cancelled", time.time()
-                session.add(run)
+            return session.exec(select(func.count()).select_from(Job)).one()
 
     def delete(self, job_id: str) -> None:
-        """Delete a job with its schedule, runs and results."""
-        for progress in self.runs(job_id):
-            if progress.run.state in OPEN:
-                self._cancelled.add(progress.run.id)
-        if self.scheduler.get_job(job_id) is not None:
-            self.scheduler.remove_job(job_id)
+        """Delete a job with its schedule, prompts, runs and results."""
         with self._database.session() as session:
+            going_on = session.exec(select(JobRun.id).where(JobRun.job_id == job_id, _open())).all()
             job = session.get(Job, job_id)
             if job is not None:
                 session.delete(job)
+        for run_id in going_on:
+            self._dispatcher.stop(run_id)
 
-    def find(self) -> list[Job]:
-        """All jobs, latest first."""
-        with self._database.session() as session:
-            return list(session.exec(select(Job).order_by(col(Job.created).desc())).all())
+    # ---- runs ----------------------------------------------------------------------------------------------------
 
-    def next_run(self, job_id: str) -> float | None:
-        """When the schedule fires next, in seconds since the epoch."""
-        scheduled = self.scheduler.get_job(job_id)
-        return scheduled.next_run_time.timestamp() if scheduled and scheduled.next_run_time else None
+    def run(self, job_id: str) -> JobRun:
+        """Start a run now; returns at once.
 
-    def runs(self, job_id: str, limit: int = 20) -> list[Progress]:
-        """Runs of a job, latest first."""
-        with self._database.session() as session:
-            query = select(JobRun).where(JobRun.job_id == job_id).order_by(col(JobRun.created).desc()).limit(limit)
-            out = []
-            for run in session.exec(query).all():
-                done, failed, cost, tokens = session.exec(
-                    select(
-                        func.count(col(JobResult.position)),
-                        func.count(func.nullif(JobResult.error, "")),
-                        func.coalesce(func.sum(JobResult.cost), 0.0),
-                        func.coalesce(func.sum(JobResult.output_tokens), 0),
-                    ).where(JobResult.run_id == run.id)
-                ).one()
-                out.append(Progress(run, int(done), int(failed), float(cost), int(tokens)))
-        return out
-
-    def results(self, run_id: str) -> Iterator[str]:
-        """The results of a run as JSON Lines, in the order of the prompts."""
-        with self._database.session() as session:
-            run = session.get(JobRun, run_id)
-            job = session.get(Job, run.job_id) if run else None
-            if run is None or job is None:
-                raise NotFoundError("There is no such run.")
-            rows = session.exec(
-                select(JobResult).where(JobResult.run_id == run_id).order_by(col(JobResult.position))
-            ).all()
-        for row in rows:
-            record = {
-                "index": row.position,
-                "prompt": job.prompts[row.position],
-                "response": row.text or None,
-                "error": row.error or None,
-                "finish_reason": row.finish_reason or None,
-                "usage": {"prompt_tokens": row.prompt_tokens, "completion_tokens": row.output_tokens},
-                "cost": row.cost,
-            }
-            yield json.dumps(record, ensure_ascii=False) + "\n"
-
-    # ---- a run ---------------------------------------------------------------------------------------------------
-
-    def _set(self, run_id: str, **changes: object) -> None:
-        with self._database.session() as session:
-            run = session.get(JobRun, run_id)
-            if run is not None:
-                for name, value in changes.items():
-                    setattr(run, name, value)
-                session.add(run)
-
-    def _execute(self, run_id: str) -> None:
+        Raises:
+            NotFoundError: there is no such job.
+            ConflictError: a run of it goes on.
+        """
+        job = self.get(job_id)
+        run = JobRun(job_id=job_id, total=job.total)
         try:
             with self._database.session() as session:
-                run = session.get(JobRun, run_id)
-                job = session.get(Job, run.job_id) if run else None
-                if run is None or job is None or run.state not in OPEN:
-                    return
-                done = set(session.exec(select(JobResult.position).where(JobResult.run_id == run_id)).all())
-            self._set(run_id, state="running", started=run.started or time.time())
-            todo = [position for position in range(len(job.prompts)) if position not in done]
-            with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="prompt") as pool:
-                list(pool.map(lambda position: self._one(job, run_id, position), todo))
-            if self._stopping.is_set():
-                return  # it stays open, and goes on at the next start
-            state = "cancelled" if run_id in self._cancelled else "done"
-            self._set(run_id, state=state, finished=time.time())
-        except Exception as error:
-            log.exception("run %s failed", run_id)
-            self._set(run_id, state="failed", reason=str(error), finished=time.time())
-        finally:
-            self._cancelled.discard(run_id)
+                session.add(run)
+        except IntegrityError as error:
+            self.get(job_id)  # deleted meanwhile
+            raise ConflictError("A run of this job goes on; wait until it has ended, or cancel it.") from error
+        self._dispatcher.wake()
+        return run
 
-    def _one(self, job: Job, run_id: str, position: int) -> None:
-        def ended() -> bool:
-            return run_id in self._cancelled or self._stopping.is_set()
+    def fire(self, job_id: str) -> None:
+        """Start a run if its time has come; skipped, and noted with the job, while an earlier run goes on.
 
-        while True:
-            if ended():
-                return
-            try:
-                generation = self._generate(job, position, ended)
-                if generation is None:
-                    return
-                if generation.error is None:
-                    account = generation.account
-                    result = JobResult(
-                        run_id=run_id, position=position, text=generation.text.strip(),
-                        finish_reason=generation.finish_reason or "",
-                        prompt_tokens=account.prompt_tokens if account else 0,
-                        output_tokens=account.output_tokens if account else 0,
-                        cost=account.cost if account else 0.0,
-                    )  # fmt: skip
-                    break
-                error = generation.error
-            except TenfoldError as raised:
-                error = raised
-            except Exception as raised:
-                log.exception("prompt %d of run %s failed", position, run_id)
-                error = TenfoldError(f"This prompt could not be run: {raised}")
-            if error.status in WAITS:  # an outage costs nothing but time
-                self._stopping.wait(RETRY_SECONDS)
-                continue
-            result = JobResult(run_id=run_id, position=position, error=error.message)
-            break
+        That it fired, and the run, are one commit: neither a kill nor a second process fires twice or never.
+        """
+        now = time.time()
         with self._database.session() as session:
-            if session.get(JobRun, run_id) is not None:  # deleted meanwhile
-                session.merge(result)
+            job = session.get(Job, job_id)
+        if job is None or job.cron is None or job.next_run is None or job.next_run > now:
+            return
+        due = job.next_run
+        moved = update(Job).where(col(Job.id) == job_id, col(Job.next_run) == due)
+        ahead = following(job.cron, now)
+        try:
+            with self._database.session() as session:
+                if not session.connection().execute(moved.values(next_run=ahead)).rowcount:
+                    return  # another process fired it
+                note = ""
+                if now - due > GRACE_SECONDS:
+                    note = "the server was not running then"
+                elif session.exec(select(JobRun.id).where(JobRun.job_id == job_id, _open())).first():
+                    note = "the run before had not ended"
+                else:
+                    session.add(JobRun(job_id=job_id, total=job.total))
+                note = f"Not run on {datetime.fromtimestamp(due):%d %b %Y, %H:%M}: {note}." if note else ""
+                session.connection().execute(update(Job).where(col(Job.id) == job_id).values(note=note))
+        except IntegrityError:
+            return  # a run was begun at this very moment: the next look finds it
+        self._dispatcher.wake()
 
-    def _generate(self, job: Job, position: int, ended: Callable[[], bool]) -> Generation | None:
-        prompt = job.prompts[position]
-        common: dict[str, Any] = {
-            "sampling": SamplingParams(temperature=job.temperature), "max_tokens": job.max_tokens, "path": BATCH,
-            "source": "job", "question": prompt, "likeness_scope": f"{job.documents}\0{job.system}",
-        }  # fmt: skip
-        if job.documents:
-            request = grounded_request(self._ground(prompt, job.system, job.max_tokens), **common)
-        else:
-            system = [{"role": "system", "content": job.system}] if job.system.strip() else []
-            request = TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)
-        generation = self._generations.start(self._generations.prepare(request))
-        while not generation.wait(0.25):
-            if ended():
-                self._generations.cancel(generation)
-                return None
-        return generation
+    def cancel(self, run_id: str) -> None:
+        """End a run, at once, whatever it waits for; finished results stay."""
+        end = update(JobRun).where(col(JobRun.id) == run_id, _open())
+        values = {"state": RunState.CANCELLED, "finished": time.time(), "reason": ""}
+        with self._database.session() as session:
+            session.connection().execute(end.values(**values))
+        self._dispatcher.stop(run_id)
+
+    def progress(self, run_id: str) -> JobRun:
+        """How far a run is.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        with self._database.session() as session:
+            run = session.get(JobRun, run_id)
+        if run is None:
+            raise NotFoundError("There is no such run; its job may have been deleted.")
+        return run
+
+    def runs(self, job_id: str, limit: int = 20) -> list[JobRun]:
+        """Runs of a job, latest first."""
+        query = select(JobRun).where(JobRun.job_id == job_id).order_by(col(JobRun.created).desc()).limit(limit)
+        with self._database.session() as session:
+            return list(session.exec(query).all())
+
+    def latest(self, job_ids: Iterable[str], limit: int = 5) -> Mapping[str, list[JobRun]]:
+        """The latest runs of each of some jobs, latest first."""
+        rank = func.row_number().over(partition_by=JobRun.job_id, order_by=col(JobRun.created).desc()).label("rank")
+        ranked = select(JobRun.id, rank).where(col(JobRun.job_id).in_(list(job_ids))).subquery()
+        query = select(JobRun).join(ranked, col(JobRun.id) == ranked.c.id).where(ranked.c.rank <= limit)
+        found: dict[str, list[JobRun]] = {}
+        with self._database.session() as session:
+            for run in session.exec(query.order_by(col(JobRun.created).desc())).all():
+                found.setdefault(run.job_id, []).append(run)
+        return found
+
+    def results(self, run_id: str) -> Iterator[str]:
+        """The results of a run as JSON Lines, in the order of the prompts, read as they are asked for.
+
+        Raises:
+            NotFoundError: at once, where there is no such run.
+        """
+        return itertools.chain.from_iterable(self.result_pages(run_id))
+
+    def result_pages(self, run_id: str) -> Iterator[list[str]]:
+        """The same, some lines at a time."""
+        return result_pages(self._database, self.progress(run_id))
+
+
+def _open() -> ColumnElement[bool]:
+    return col(JobRun.state).in_(OPEN)

@@ -28,7 +28,7 @@ NAMED = [status_code_conformance, content_type_conformance, response_schema_conf
 
 @pytest.fixture(scope="module")
 def schema(server: Any) -> Iterator[Any]:
-    """The server's own document; what is uploaded under it is deleted again, and switches are set back."""
+    """The server's own document; what is made under it is deleted again, and switches are set back."""
     load_all_checks()
     kept = {document["id"] for document in httpx.get(f"{server.url}/api/documents").json()["data"]}
     switches = httpx.get(f"{server.url}/api/switches").json()["switches"]
@@ -36,6 +36,8 @@ def schema(server: Any) -> Iterator[Any]:
     for document in httpx.get(f"{server.url}/api/documents").json()["data"]:
         if document["id"] not in kept:
             httpx.delete(f"{server.url}/api/documents/{document['id']}")
+    for job in httpx.get(f"{server.url}/api/jobs?limit=500").json()["data"]:
+        httpx.delete(f"{server.url}/api/jobs/{job['id']}")
     httpx.patch(f"{server.url}/api/switches", json=switches)
 
 

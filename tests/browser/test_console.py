@@ -199,7 +199,7 @@ def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> No
     page.get_by_role("button", name="Run now").click()
     page.get_by_text("done", exact=True).wait_for()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Result").click()
+        page.get_by_role("link", name="Result").click()
     assert download.value.path().read_text().count("\n") == 2
 
 

@@ -1,108 +1,120 @@
-"""Jobs run through the real engine on the patient queue: to the end, cancelled, on a schedule, and over a restart."""
+"""Jobs over HTTP, with the real model: answered, listed, downloaded, behind everybody who waits, over a dead engine."""
 
 from __future__ import annotations
 
 import json
-import time
+import os
+import re
+import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from backend.errors import InvalidInputError
-from backend.generation.request import TextRequest
-from backend.runtime import Runtime, close_runtime, open_runtime
-from backend.settings import Settings
 from tests.conftest import until
 
-
-@pytest.fixture
-def data_dir(tmp_path: Path, cache_dir: Path) -> Path:
-    (tmp_path / "cache").symlink_to(cache_dir)
-    return tmp_path
+MODEL = "smollm2-135m-instruct"
+JOBS = "/api/jobs"
+ENDED = ("done", "failed", "cancelled")
 
 
 @pytest.fixture
-def runtime(data_dir: Path) -> Iterator[Runtime]:
-    runtime = open_runtime(Settings(data_dir=data_dir))
-    assert runtime.engine.wait_ready(120)
-    yield runtime
-    close_runtime()
+def api(server: Any) -> Iterator[httpx.Client]:
+    """The jobs' routes; what is made is deleted again."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+        for job in client.get(JOBS).json()["data"]:
+            client.delete(f"{JOBS}/{job['id']}")
 
 
-def ended(runtime: Runtime, job_id: str) -> Any:
-    return next((p for p in runtime.jobs.runs(job_id) if p.run.state in ("done", "failed", "cancelled")), None)
+def make(api: httpx.Client, prompts: list[str], **more: Any) -> str:
+    answer = api.post(JOBS, json={"name": "test", "prompts": prompts, **more})
+    assert answer.status_code == 201, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
 
 
-def run_to_the_end(runtime: Runtime, job_id: str) -> Any:
-    return until(lambda: ended(runtime, job_id), "the run ends", 120)
+def run_of(api: httpx.Client, job_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = api.get(f"{JOBS}/{job_id}").json()["runs"][0]
+    return run
 
 
-def test_a_job_answers_every_prompt_in_order(runtime: Runtime) -> None:
-    prompts = [f"Say the number {i}." for i in range(20)]
-    job = runtime.jobs.create("numbers", prompts, max_tokens=8)
-    run = runtime.jobs.run(job.id)
-    progress = run_to_the_end(runtime, job.id)
-    assert (progress.run.state, progress.done, progress.failed) == ("done", 20, 0)
-    rows = [json.loads(line) for line in runtime.jobs.results(run.id)]
+def to_the_end(api: httpx.Client, job_id: str) -> dict[str, Any]:
+    until(lambda: run_of(api, job_id)["state"] in ENDED, "the run ends", 120)
+    return run_of(api, job_id)
+
+
+def results(api: httpx.Client, run: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = api.get(f"{JOBS}/runs/{run['id']}/results")
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    assert "attachment" in answer.headers["content-disposition"]
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_job_answers_every_prompt_and_one_that_cannot_be_served_fails_alone(api: httpx.Client) -> None:
+    prompts = [f"Say the number {i}." for i in range(10)]
+    prompts[4] = "word " * 9000
+    job_id = make(api, prompts, max_tokens=4)
+    assert api.post(f"{JOBS}/{job_id}/runs").status_code == 202
+    run = to_the_end(api, job_id)
+    assert (run["state"], run["total"], run["done"], run["failed"]) == ("done", 10, 10, 1)
+    rows = results(api, run)
     assert [row["prompt"] for row in rows] == prompts
-    assert all(row["response"] and row["usage"]["completion_tokens"] for row in rows)
-    runtime.ledger.flush()
-    assert {r.source for r in runtime.ledger.window(600)} == {"job"}
+    assert "maximum context length" in rows[4]["error"]
+    assert all(row["response"] and row["usage"]["completion_tokens"] for row in rows if not row["error"])
+    assert run["output_tokens"] == sum(row["usage"]["completion_tokens"] for row in rows)
 
 
-def test_a_prompt_that_cannot_be_served_fails_alone(runtime: Runtime) -> None:
-    job = runtime.jobs.create("mixed", ["Hello", "word " * 9000, "Bye"], max_tokens=4)
-    run = runtime.jobs.run(job.id)
-    progress = run_to_the_end(runtime, job.id)
-    assert (progress.done, progress.failed) == (3, 1)
-    rows = [json.loads(line) for line in runtime.jobs.results(run.id)]
-    assert "maximum context length" in rows[1]["error"] and rows[0]["response"] and rows[2]["response"]
+def test_a_schedule_says_its_time_zone(api: httpx.Client) -> None:
+    job_id = make(api, ["Hello"], cron="0 2 * * *")
+    job = api.get(f"{JOBS}/{job_id}").json()
+    assert job["zone"] and job["next_run"] and job["note"] == "" and job["runs"] == []
+    refused = api.post(JOBS, json={"prompts": ["x"], "cron": "every day"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "cron"
 
 
-def test_people_do_not_wait_for_a_job(runtime: Runtime) -> None:
-    runtime.switchboard.change({"max_batch": 4})
-    job = runtime.jobs.create("long", [f"Write about {i}." for i in range(40)], max_tokens=200, temperature=1.0)
-    run = runtime.jobs.run(job.id)
-    until(lambda: (s := runtime.engine.stats) and s.running >= 4, "four prompts are answered at once")
-    hello = TextRequest(messages=[{"role": "user", "content": "Hello"}], max_tokens=4, source="console")
-    generation = runtime.generations.start(runtime.generations.prepare(hello))
-    assert generation.wait(20)
-    assert generation.error is None and next(p for p in runtime.jobs.runs(job.id)).run.state == "running"
-    runtime.jobs.cancel(run.id)
-    progress = run_to_the_end(runtime, job.id)
-    assert progress.run.state == "cancelled" and progress.done < 40
+def test_what_is_not_there_and_what_goes_on_is_said(api: httpx.Client) -> None:
+    assert api.get(f"{JOBS}/none").status_code == api.post(f"{JOBS}/none/runs").status_code == 404
+    assert api.get(f"{JOBS}/runs/none/results").status_code == api.post(f"{JOBS}/runs/none/cancel").status_code == 404
+    job_id = make(api, [f"Write about {i}." for i in range(40)], max_tokens=200)
+    run = api.post(f"{JOBS}/{job_id}/runs").json()
+    assert api.post(f"{JOBS}/{job_id}/runs").status_code == 409
+    assert api.post(f"{JOBS}/runs/{run['id']}/cancel").json()["state"] == "cancelled"
 
 
-def test_a_job_survives_the_engine_and_the_server(runtime: Runtime, data_dir: Path) -> None:
-    job = runtime.jobs.create("sturdy", [f"Count to {i}." for i in range(60)], max_tokens=40)
-    run = runtime.jobs.run(job.id)
-    until(lambda: runtime.jobs.runs(job.id)[0].done >= 1, "one prompt is answered")
-    runtime.restart_engine()
-    until(lambda: runtime.engine.state.phase == "restarting", "the engine starts again")
-    until(lambda: runtime.jobs.runs(job.id)[0].done >= 10, "ten prompts are answered")
-    before = {json.loads(line)["index"]: line for line in runtime.jobs.results(run.id)}
-    close_runtime()
-    again = open_runtime(Settings(data_dir=data_dir))
-    progress = run_to_the_end(again, job.id)
-    assert (progress.run.state, progress.done, progress.failed) == ("done", 60, 0)
-    after = {json.loads(line)["index"]: line for line in again.jobs.results(run.id)}
-    assert all(after[index] == line for index, line in before.items()), "a finished result was computed again"
+def waiting(server: Any) -> int:
+    text = httpx.get(f"{server.url}/metrics").text
+    return int(sum(float(value) for value in re.findall(r"^vllm:num_requests_waiting(?:{.*})? (\S+)", text, re.M)))
 
 
-def test_a_schedule_runs_by_itself_and_is_kept(runtime: Runtime, data_dir: Path) -> None:
-    with pytest.raises(InvalidInputError, match="Five fields"):
-        runtime.jobs.create("bad", ["x"], cron="every day")
-    job = runtime.jobs.create("nightly", ["Hello"], max_tokens=2, cron="0 2 * * *")
-    first = runtime.jobs.next_run(job.id)
-    assert first is not None and first > time.time()
-    from datetime import datetime
+def test_people_overtake_a_job(server: Any, api: httpx.Client) -> None:
+    switches = httpx.get(f"{server.url}/api/switches").json()["switches"]
+    httpx.patch(f"{server.url}/api/switches", json={"max_batch": 4, "answer_cache": False})
+    try:
+        job_id = make(api, [f"Write about {i}." for i in range(40)], max_tokens=100)
+        api.post(f"{JOBS}/{job_id}/runs")
+        until(lambda: waiting(server) >= 30, "most of the job waits in the engine")
+        hello = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=hello, timeout=120).status_code == 200
+        # Whoever came last, and were not urgent, would be answered when all but three of them are.
+        assert run_of(api, job_id)["done"] < 30
+        run = api.post(f"{JOBS}/runs/{run_of(api, job_id)['id']}/cancel").json()
+        assert run["state"] == "cancelled" and len(results(api, run)) < 40
+    finally:
+        httpx.patch(f"{server.url}/api/switches", json=switches)
 
-    runtime.jobs.scheduler.get_job(job.id).modify(next_run_time=datetime.now().astimezone())
-    assert run_to_the_end(runtime, job.id).run.state == "done"
-    close_runtime()
-    again = open_runtime(Settings(data_dir=data_dir))
-    assert again.jobs.next_run(job.id) is not None
-    again.jobs.delete(job.id)
-    assert again.jobs.find() == [] and again.jobs.scheduler.get_job(job.id) is None
+
+def test_a_job_outlives_the_engine(server: Any, api: httpx.Client) -> None:
+    job_id = make(api, [f"Count to {i}." for i in range(60)], max_tokens=40)
+    api.post(f"{JOBS}/{job_id}/runs")
+    until(lambda: run_of(api, job_id)["done"] >= 1, "one prompt is answered")
+    before = {row["index"]: row for row in results(api, run_of(api, job_id))}
+    os.kill(server.engine_pid(), signal.SIGKILL)
+    until(lambda: run_of(api, job_id)["state"] == "waiting", "it waits for the engine")
+    run = to_the_end(api, job_id)
+    assert (run["state"], run["done"], run["failed"]) == ("done", 60, 0)
+    after = {row["index"]: row for row in results(api, run)}
+    assert len(after) == 60
+    assert {index: after[index] for index in before} == before, "a finished result was computed again"
+    server.wait_ready()

@@ -2,81 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import json
+import time
 
 import pytest
 
-from backend.errors import UnavailableError
-from backend.generation.request import Prepared, TextRequest
-from backend.generation.stream import Generation
-from backend.jobs import service
+from backend.errors import StorageError
+from backend.jobs.job import OPEN
+from backend.jobs.record import RunRecord
 from backend.jobs.service import Jobs
-from backend.store.database import Database
-from backend.store.tables.jobs import Job
+from backend.store.tables.jobs import JobResult, RunState
 from tests.conftest import until
+from tests.jobs.standin import StandIn, latest
 
 
-class Engine:
-    """Stands where the engine's process would: away at first, and it breaks on one prompt."""
-
-    away = 12
-
-    def prepare(self, request: TextRequest) -> Prepared:
-        return Prepared(request, [1], request.sampling)
-
-    def start(self, prepared: Prepared) -> Generation:
-        request = prepared.request
-        if self.away:
-            self.away -= 1
-            raise UnavailableError("The engine is away.")
-        if "odd" in request.question:
-            raise RuntimeError("surrogates not allowed")
-        generation = Generation(request)
-        generation.begin(prepared)
-        generation.finish("stop")
-        return generation
-
-
-@pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setattr(service, "RETRY_SECONDS", 0.01)
-    database = Database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
-    database.migrate()
-    generations: Any = Engine()
-    jobs = Jobs(database, generations, lambda *_: pytest.fail("no documents were asked for"))
-    jobs.start()
-    yield jobs
-    jobs.close()
-    database.close()
-
-
-def test_an_outage_consumes_no_attempt_and_an_odd_prompt_fails_alone(jobs: Jobs) -> None:
+def test_an_odd_prompt_fails_alone(jobs: Jobs) -> None:
     job = jobs.create("mixed", ["one", "odd", "three"])
+    jobs.run(job.id)
+    until(lambda: latest(jobs, job).state not in OPEN, "the run ends")
+    run = latest(jobs, job)
+    assert (run.state, run.done, run.failed) == (RunState.DONE, 3, 1)
+    rows = [json.loads(line) for line in jobs.results(run.id)]
+    assert "surrogates" in rows[1]["error"] and rows[0]["response"] and rows[2]["response"]
+
+
+def test_a_run_waits_for_the_engine_and_goes_on_by_itself(jobs: Jobs, answers: StandIn) -> None:
+    answers.answering.clear()
+    job = jobs.create("sturdy", [f"prompt {i}" for i in range(200)])
+    jobs.run(job.id)
+    until(lambda: answers.most >= 64, "a window of prompts is with the engine")
+    assert latest(jobs, job).state is RunState.RUNNING
+    answers.take_away()
+    until(lambda: latest(jobs, job).state is RunState.WAITING, "the run waits")
+    assert "started again" in latest(jobs, job).reason
+    refusals = answers.refusals
+    time.sleep(0.5)
+    assert answers.refusals == refusals, "an engine that is not there was asked"
+    assert latest(jobs, job).finished is None and latest(jobs, job).failed == 0
+    answers.answering.set()
+    answers.bring_back()
+    until(lambda: latest(jobs, job).state not in OPEN, "the run ends")
+    run = latest(jobs, job)
+    assert (run.state, run.done, run.failed, run.reason) == (RunState.DONE, 200, 0, "")
+
+
+def test_an_engine_that_says_it_is_there_and_refuses_is_asked_one_prompt_at_a_time(
+    jobs: Jobs, answers: StandIn
+) -> None:
+    answers.away = True
+    job = jobs.create("patient", [f"prompt {i}" for i in range(200)])
+    jobs.run(job.id)
+    until(lambda: latest(jobs, job).state is RunState.WAITING, "the run waits")
+    first = answers.refusals
+    until(lambda: answers.refusals > first + 2, "it is asked again")
+    assert answers.refusals < first + 64
+    answers.away = False
+    until(lambda: latest(jobs, job).state is RunState.DONE, "the run ends")
+    assert latest(jobs, job).done == 200
+
+
+def test_results_wait_for_a_database_that_takes_no_writes(
+    jobs: Jobs, answers: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals, store = 3, RunRecord.store
+
+    def refuse(record: RunRecord, results: list[JobResult]) -> bool:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise StorageError("The disk is full.")
+        return store(record, results)
+
+    monkeypatch.setattr(RunRecord, "store", refuse)
+    job = jobs.create("patient", [f"prompt {i}" for i in range(200)])
+    jobs.run(job.id)
+    until(lambda: latest(jobs, job).state not in OPEN, "the run ends")
+    assert (latest(jobs, job).state, latest(jobs, job).done) == (RunState.DONE, 200)
+    assert refusals == 0 and len(answers.asked) == 200, "what was finished was asked again"
+
+
+def test_a_run_that_waits_is_cancelled_at_once(jobs: Jobs, answers: StandIn) -> None:
+    answers.take_away()
+    job = jobs.create("hopeless", ["one", "two"])
     run = jobs.run(job.id)
-    until(lambda: jobs.runs(job.id)[0].run.state in ("done", "failed"), "the run ends")
-    progress = jobs.runs(job.id)[0]
-    assert (progress.run.state, progress.done, progress.failed) == ("done", 3, 1)
-    assert "surrogates" in list(jobs.results(run.id))[1]
+    until(lambda: latest(jobs, job).state is RunState.WAITING, "the run waits")
+    jobs.cancel(run.id)
+    assert latest(jobs, job).state is RunState.CANCELLED
+    answers.bring_back()
+    jobs.run(job.id)
+    until(lambda: latest(jobs, job).state is RunState.DONE, "another run ends")
+    assert jobs.progress(run.id).state is RunState.CANCELLED and jobs.progress(run.id).done == 0
 
 
-def test_a_firing_is_skipped_while_an_earlier_run_goes_on(jobs: Jobs) -> None:
-    jobs._generations.away = 1 << 30  # type: ignore[attr-defined]
-    job = jobs.create("slow", ["one"])
-    for _ in range(3):
-        jobs.fire(job.id)
-    assert len(jobs.runs(job.id)) == 1
-    jobs.cancel(jobs.runs(job.id)[0].run.id)
-    until(lambda: jobs.runs(job.id)[0].run.state == "cancelled", "the run ends")
-    jobs.fire(job.id)
-    assert len(jobs.runs(job.id)) == 2
-
-
-def test_a_schedule_is_brought_in_step_with_the_jobs(jobs: Jobs) -> None:
-    lost, gone = (jobs.create(name, ["x"], cron="0 6 * * 1") for name in ("lost", "gone"))
-    jobs.scheduler.remove_job(lost.id)
-    with jobs._database.session() as session:
-        session.delete(session.get(Job, gone.id))
-    jobs._reconcile()
-    assert jobs.next_run(lost.id) is not None and jobs.next_run(gone.id) is None
+def test_what_had_ended_when_a_run_was_cancelled_is_kept(jobs: Jobs, answers: StandIn) -> None:
+    job = jobs.create("half", [f"prompt {i}" for i in range(500)])
+    run = jobs.run(job.id)
+    until(lambda: latest(jobs, job).done > 0, "something is answered")
+    answers.answering.clear()
+    jobs.cancel(run.id)
+    until(lambda: not jobs._dispatcher._runners, "the run is left")
+    answers.answering.set()
+    after = jobs.progress(run.id)
+    assert after.state is RunState.CANCELLED and 0 < after.done < 500
+    rows = [json.loads(line) for line in jobs.results(run.id)]
+    assert len(rows) == after.done and all(row["response"] for row in rows), "an aborted answer was kept as one"

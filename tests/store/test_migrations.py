@@ -116,3 +116,50 @@ def test_messages_that_two_tabs_doubled_come_one_after_the_other(tmp_path: Path)
     with database.engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT id, position FROM message ORDER BY conversation_id, position").all()
     assert [tuple(row) for row in rows] == [("a", 0), ("b", 1), ("e", 2), ("f", 3), ("g", 5)]
+
+
+def test_prompts_become_rows_and_a_job_keeps_one_open_run(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import inspect
+
+    from backend.store.database import MIGRATIONS
+    from backend.store.tables.jobs import Job, JobPrompt, JobResult, JobRun
+
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        for job in "ab":
+            connection.exec_driver_sql(
+                "INSERT INTO job (id, name, prompts, system, max_tokens, temperature, documents, cron, created) "
+                f"VALUES ('{job}', '{job}', '[\"{job} 0\", \"{job} 1\"]', '', 4, 0, 0, '0 2 * * *', 1)"
+            )
+        for row in ("('new', 'queued', 1, NULL)", "('far', 'running', 2, NULL)", "('old', 'done', 3, 4)"):
+            connection.exec_driver_sql(
+                "INSERT INTO job_run (id, state, created, finished, job_id, total, reason) "
+                f"SELECT *, 'a', 2, '' FROM (VALUES {row})"
+            )
+        for position, error in ((0, ""), (1, "bad")):
+            connection.exec_driver_sql(
+                "INSERT INTO job_result (run_id, position, text, error, finish_reason, prompt_tokens, output_tokens, "
+                f"cost) VALUES ('far', {position}, '', '{error}', '', 1, 2, 0.5)"
+            )
+        connection.exec_driver_sql("CREATE TABLE apscheduler_jobs (id VARCHAR PRIMARY KEY)")
+    database.migrate()
+    with database.session() as session:
+        prompts = session.exec(select(JobPrompt).order_by(JobPrompt.job_id, JobPrompt.position)).all()  # type: ignore
+        assert [(p.job_id, p.position, p.text) for p in prompts] == [
+            ("a", 0, "a 0"), ("a", 1, "a 1"), ("b", 0, "b 0"), ("b", 1, "b 1"),
+        ]  # fmt: skip
+        assert session.exec(select(Job.total, Job.cron, Job.next_run)).all() == [(2, "0 2 * * *", None)] * 2
+        runs = {run.id: run for run in session.exec(select(JobRun)).all()}
+        assert {name: str(run.state) for name, run in runs.items()} == {
+            "new": "cancelled", "far": "running", "old": "done",
+        }  # fmt: skip
+        assert (runs["far"].done, runs["far"].failed, runs["far"].cost, runs["far"].output_tokens) == (2, 1, 1.0, 4)
+        assert runs["far"].finished is None and runs["new"].finished and "was going on" in runs["new"].reason
+        assert len(session.exec(select(JobResult)).all()) == 2
+    assert not inspect(database.engine).has_table("apscheduler_jobs"), "schedules stand twice"
