@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from backend.errors import TenfoldError
-from backend.jobs.prompts import read_prompts
-from backend.jobs.service import OPEN, Progress
 from backend.runtime import Runtime, current
-from backend.store.tables import Job
+from pages.drawing.figures import money, seconds, when
 from pages.drawing.untrusted import plain
-from pages.formatting import money, seconds, when
+
+if TYPE_CHECKING:
+    from backend.jobs.service import Progress
+    from backend.store.tables import Job
 
 SCHEDULES = {
     "Every hour": "0 * * * *",
@@ -48,7 +51,7 @@ def new_job(runtime: Runtime) -> None:
             try:
                 data = file.getvalue() if file else typed.encode()
                 source = file.name if file else "The text"
-                prompts = read_prompts(source if file else "typed.txt", data)
+                prompts = runtime.jobs.prompts(source if file else "typed.txt", data)
                 job = runtime.jobs.create(
                     name or (file.name if file else prompts[0][:40]), prompts, system=system,
                     max_tokens=int(max_tokens), documents=documents, cron=cron,
@@ -77,7 +80,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
                 runtime.jobs.delete(job.id)
                 st.rerun()
         for progress in runs:
-            if progress.run.state in OPEN:
+            if progress.open:
                 draw_open(runtime, job, progress.run.id)
             else:
                 draw_run(runtime, progress)
@@ -87,7 +90,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
 def draw_open(runtime: Runtime, job: Job, run_id: str) -> None:
     """A run that goes on, drawn anew by itself, so that what has ended stays as it is under the reader's hand."""
     progress = next((p for p in runtime.jobs.runs(job.id) if p.run.id == run_id), None)
-    if progress is None or progress.run.state not in OPEN:
+    if progress is None or not progress.open:
         st.rerun()
     draw_run(runtime, progress)
 
@@ -104,7 +107,7 @@ def draw_run(runtime: Runtime, progress: Progress) -> None:
     if progress.failed:
         parts.append(f":red[{progress.failed} failed]")
     facts.caption(" · ".join(parts))
-    if run.state in OPEN:
+    if progress.open:
         if button.button("Cancel", key=f"cancel-{run.id}", width="stretch"):
             runtime.jobs.cancel(run.id)
             st.rerun()
@@ -131,7 +134,7 @@ def main() -> None:
         return {job.id: runtime.jobs.runs(job.id, limit=5) for job in runtime.jobs.find()}
 
     def states(runs: dict[str, list[Progress]]) -> dict[str, list[tuple[str, bool]]]:
-        return {job: [(p.run.id, p.run.state in OPEN) for p in those] for job, those in runs.items()}
+        return {job: [(p.run.id, p.open) for p in those] for job, those in runs.items()}
 
     shown = latest()
     for job in jobs:

@@ -27,18 +27,23 @@ GROUPS = {
 }
 
 
-def page(name: str, *, front: bool | None = None) -> StreamlitPage:
-    """A page by its name, for the menu, `st.page_link` and `st.switch_page`, which find pages by their address."""
-    title, icon, _ = PAGES[name]
-    default = name == "chat" if front is None else front
-    return st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=default)
+def page(name: str) -> StreamlitPage:
+    """A page by its name, for `st.page_link` and `st.switch_page`, which find pages by their address."""
+    return _page(name, front=name == "chat")
 
 
 def menu(caller: Caller) -> dict[str, list[StreamlitPage]]:
-    """The pages that a caller may open, by group; the first of them is the front page."""
-    out: dict[str, list[StreamlitPage]] = {}
-    for group, names in GROUPS.items():
-        for name in names:
-            if caller.role.covers(PAGES[name][2]):
-                out.setdefault(group, []).append(page(name, front=not out))
+    """The pages that a caller may open, by group; the first of them is the front page, which its name leads to too."""
+    may = [name for names in GROUPS.values() for name in names if caller.role.covers(PAGES[name][2])]
+    groups = {group: [name for name in names if name in may] for group, names in GROUPS.items()}
+    out = {group: [_page(name, front=name == may[0]) for name in names] for group, names in groups.items() if names}
+    next(iter(out.values())).append(_page(may[0], hidden=True))
     return out
+
+
+def _page(name: str, *, front: bool = False, hidden: bool = False) -> StreamlitPage:
+    title, icon, _ = PAGES[name]
+    return st.Page(
+        HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=front,
+        visibility="hidden" if hidden else "visible",
+    )  # fmt: skip

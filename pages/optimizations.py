@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from backend.engine.switches import PRESETS, describe
 from backend.runtime import Runtime, current
 from pages.drawing.untrusted import plain
 
@@ -27,8 +26,8 @@ def change(runtime: Runtime, name: str, key: str) -> None:
 def presets(runtime: Runtime) -> None:
     """Three ready states."""
     now = runtime.engine.switches
-    columns = st.columns(len(PRESETS))
-    for column, (name, switches) in zip(columns, PRESETS.items(), strict=True):
+    ready = runtime.switchboard.presets
+    for column, (name, switches) in zip(st.columns(len(ready)), ready.items(), strict=True):
         with column.container(border=True, height="stretch"):
             active = switches == now
             st.markdown(f"**{name}**" + (" :green-badge[in force]" if active else ""))
@@ -72,7 +71,7 @@ def main() -> None:
     presets(runtime)
     now = runtime.engine.switches.as_dict()
     groups: dict[str, list[dict[str, Any]]] = {}
-    for about in describe():
+    for about in runtime.switchboard.about:
         groups.setdefault(about["group"], []).append(about)
     ineffective = runtime.engine.info.ineffective if runtime.engine.info else {}
     for group, members in groups.items():
@@ -88,7 +87,8 @@ def main() -> None:
                 if name in ineffective:
                     text.caption(f"**{ineffective[name]}**")
                 common: dict[str, Any] = {
-                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key)
+                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key),
+                    "disabled": name in ineffective and about["needs"] is not None,  # all of it, not one of its values
                 }
                 if about["choices"]:
                     control.segmented_control(about["label"], about["choices"], default=value, **common)

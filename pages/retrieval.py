@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from backend.access.caller import Role
 from backend.errors import TenfoldError
-from backend.knowledge.retrieve import LEAST_SIMILAR, Hit
-from backend.knowledge.search import KEYWORD, TITLE, Found
 from backend.runtime import Runtime, current
-from backend.store.tables import Chunk, Document
 from pages.caller import current_caller
 from pages.drawing.charts import AMBER, GRAY, TEAL
+from pages.drawing.figures import seconds
 from pages.drawing.untrusted import passage, plain
-from pages.formatting import seconds
 from pages.navigation import page
+
+if TYPE_CHECKING:
+    from backend.knowledge.retrieve import Hit
+    from backend.knowledge.search import Found
+    from backend.store.tables import Chunk, Document
 
 EVERYTHING = "All collections"
 COUNT = 8
@@ -30,9 +32,9 @@ def reasons(hit: Hit) -> str:
     parts = hit.parts
     said = [f":blue-badge[near {parts.cosine:.2f}]"] if parts.cosine else []
     if parts.keyword:
-        said.append(f":green-badge[keywords +{KEYWORD * parts.keyword:.2f}]")
+        said.append(f":green-badge[keywords +{parts.from_keywords:.2f}]")
     if parts.title:
-        said.append(f":violet-badge[named by the question +{TITLE * parts.title:.2f}]")
+        said.append(f":violet-badge[named by the question +{parts.from_title:.2f}]")
     if parts.hop and parts.step is not None:
         said.append(f":orange-badge[hop: {parts.step.kind} +{parts.hop:.2f}]")
     return " ".join(said)
@@ -89,7 +91,7 @@ def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
     return out
 
 
-def listed(hits: list[Hit], key: str) -> None:
+def listed(hits: list[Hit]) -> None:
     """Ranked chunks with their reasons."""
     for number, hit in enumerate(hits, start=1):
         with st.container(border=True):
@@ -114,12 +116,12 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     """Both ways of searching, side by side."""
     found = runtime.retriever.find(question, collection, mode="graph", source="console")
     full = runtime.retriever.find(question, collection, mode="dense", source="console")
-    hits, plain = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
+    hits, compared = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
     figures(found, full)
     if not hits:
         st.info("Nothing was found. Upload documents, or choose another collection.")
         return
-    if max(hit.parts.cosine for hit in hits) < LEAST_SIMILAR:
+    if not runtime.retriever.about(hits):
         st.warning(
             "Nothing found is about this question, so the chat would say that it does not know from these documents."
         )
@@ -130,10 +132,10 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     left, right = st.columns(2)
     with left:
         st.markdown("##### Over the graph")
-        listed(hits, "graph")
+        listed(hits)
     with right:
         st.markdown("##### Compared with every chunk")
-        listed(plain, "dense")
+        listed(compared)
 
 
 def main() -> None:

@@ -66,6 +66,15 @@ class Conversations:
                 message.state, message.error = "failed", "The server was stopped while this was being written."
                 session.add(message)
 
+    @staticmethod
+    def options(
+        *, system: str, temperature: float, top_p: float, repetition_penalty: float, max_tokens: int,
+        collection: str | None,
+    ) -> ChatOptions:
+        """How to answer, from what a person set; see `ChatOptions`."""
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty)
+        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection)
+
     # ---- the list ------------------------------------------------------------------------------------------------
 
     def create(self, tenant: str = "") -> Conversation:

@@ -21,6 +21,7 @@ from backend.generation.conversations import grounded_request
 from backend.generation.request import TextRequest, check_sampling
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
+from backend.jobs.prompts import read_prompts
 from backend.jobs.schedule import crontab
 from backend.knowledge.grounding import Grounding
 from backend.store.database import Database
@@ -46,6 +47,11 @@ class Progress:
     failed: int
     cost: float
     output_tokens: int
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.run.state in OPEN
 
 
 Ground = Callable[[str, str, int], Grounding]
@@ -100,6 +106,11 @@ class Jobs:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     # ---- what users do -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def prompts(name: str, data: bytes) -> list[str]:
+        """The prompts in a file; see `prompts.read_prompts`."""
+        return read_prompts(name, data)
 
     def create(
         self,

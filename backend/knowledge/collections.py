@@ -32,7 +32,12 @@ class Collections:
 
     `naming` is held by whoever looks for a name and then puts a document into a collection, so that two at once do not
     make two documents of one name.
+
+    Attributes:
+        default: where a document goes that is put nowhere else.
     """
+
+    default = DEFAULT_COLLECTION
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -48,6 +48,11 @@ class Documents:
             query = query.order_by(col(Document.created).desc(), col(Document.id)).offset(offset).limit(limit)
             return list(session.exec(query).all())
 
+    @staticmethod
+    def is_pending(document: Document) -> bool:
+        """Whether its latest version waits to be read, or is being read."""
+        return document.state in PENDING
+
     def count(self, collection: str | None = None) -> int:
         """How many documents there are."""
         with self._database.session() as session:

@@ -87,6 +87,11 @@ class Retriever:
                 )
         return out[:count]
 
+    @staticmethod
+    def about(hits: list[Hit]) -> bool:
+        """Whether anything found is about the question; where nothing is, the model is not asked."""
+        return any(hit.parts.cosine >= LEAST_SIMILAR for hit in hits)
+
     def ground(
         self,
         question: str,
@@ -111,7 +116,7 @@ class Retriever:
                 "There is no ready document to answer from. Upload one, or switch off answering from documents."
             )
         version = self._index_version()
-        if not history and max(hit.parts.cosine for hit in hits) < LEAST_SIMILAR:
+        if not history and not self.about(hits):
             return Grounding([], [], reply=UNKNOWN, index_version=version)
         hits = [hit for hit in hits if hit.score >= CUT_OFF * hits[0].score]
         return fitted(

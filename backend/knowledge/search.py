@@ -55,9 +55,19 @@ class Scored:
     seed: bool = True
 
     @property
+    def from_keywords(self) -> float:
+        """What the question's words in it add to the score."""
+        return KEYWORD * self.keyword
+
+    @property
+    def from_title(self) -> float:
+        """What being named by the question adds to the score."""
+        return TITLE * self.title
+
+    @property
     def own(self) -> float:
         """The score without what a hop added."""
-        return self.cosine + KEYWORD * self.keyword + TITLE * self.title
+        return self.cosine + self.from_keywords + self.from_title
 
     @property
     def score(self) -> float:

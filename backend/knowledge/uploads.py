@@ -12,7 +12,7 @@ from backend.errors import DocumentError, InvalidInputError
 from backend.files.blobs import Blob, Blobs
 from backend.knowledge.archive import Member, unpacked
 from backend.knowledge.collections import DEFAULT_COLLECTION, Collections, add, collection_name, named
-from backend.knowledge.formats import check
+from backend.knowledge.formats import SUPPORTED, check
 from backend.knowledge.signals import ReaderSignals
 from backend.settings import Settings
 from backend.store.database import Database
@@ -22,7 +22,13 @@ LONGEST_NAME = 255
 
 
 class Uploads:
-    """The one way for a file to become a document, or a version of one."""
+    """The one way for a file to become a document, or a version of one.
+
+    Attributes:
+        supported: suffixes of the files that can be read.
+    """
+
+    supported = tuple(SUPPORTED)
 
     def __init__(
         self, settings: Settings, database: Database, blobs: Blobs, collections: Collections, signals: ReaderSignals

@@ -15,7 +15,7 @@ from sqlalchemy import case, func, insert
 from sqlmodel import Session, col, select
 
 from backend.engine.messages import Usage as EngineUsage
-from backend.metering.account import Account
+from backend.metering.account import Account, Percentiles, percentiles
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.metering.rate import TokenRate
@@ -182,6 +182,11 @@ class Ledger:
         with self._database.session() as session:
             query = select(Usage).where(Usage.finished >= since, Usage.kind == kind).order_by(col(Usage.finished))
             return list(session.exec(query).all())
+
+    @staticmethod
+    def first_token(rows: list[Usage]) -> Percentiles | None:
+        """Arrival to first token over these rows, in seconds; None where none of them has one."""
+        return percentiles([row.ttft for row in rows if row.ttft is not None])
 
     def totals(self) -> dict[str, float]:
         """Sums over everything recorded: requests, tokens, seconds of compute, cost, saved.

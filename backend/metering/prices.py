@@ -21,21 +21,20 @@ class MachinePrice:
     per_hour: float
 
 
-def catalogue() -> list[MachinePrice]:
-    """The shipped round figures."""
-    rows = json.loads(CATALOGUE.read_text())["machines"]
-    return [MachinePrice(row["name"], row["price_per_hour"]) for row in rows]
-
-
 class Prices:
-    """The price in force: the variable if set, else what the console chose, else the catalogue's default."""
+    """The price in force: the variable if set, else what the console chose, else the catalogue's default.
+
+    Attributes:
+        catalogue: the shipped round figures.
+    """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings, self._database = settings, database
         with database.session() as session:
             stored = session.get(Setting, KEY)
-        default = json.loads(CATALOGUE.read_text())["default"]
-        self._chosen = next(price for price in catalogue() if price.name == default)
+        shipped = json.loads(CATALOGUE.read_text())
+        self.catalogue = [MachinePrice(row["name"], row["price_per_hour"]) for row in shipped["machines"]]
+        self._chosen = next(price for price in self.catalogue if price.name == shipped["default"])
         if stored is not None:
             self._chosen = MachinePrice(**stored.value)
 
@@ -46,8 +45,9 @@ class Prices:
             return MachinePrice("TENFOLD_PRICE_PER_HOUR", self._settings.price_per_hour)
         return self._chosen
 
-    def choose(self, price: MachinePrice) -> None:
-        """Remember the user's choice."""
+    def choose(self, name: str, own: float) -> None:
+        """Remember the user's choice: a machine of the catalogue, or under any other name `own` dollars per hour."""
+        price = next((price for price in self.catalogue if price.name == name), MachinePrice(name, own))
         self._chosen = price
         with self._database.session() as session:
             session.merge(Setting(key=KEY, value={"name": price.name, "per_hour": price.per_hour}))

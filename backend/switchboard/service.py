@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.engine.protocol import EngineClient, Phase
-from backend.engine.switches import InvalidSwitchError, Switches
+from backend.engine.switches import PRESETS, InvalidSwitchError, Switches, describe
 from backend.store.database import Database
 from backend.store.tables import Setting
 
@@ -45,6 +45,16 @@ class Switchboard:
     def stored(self) -> Switches:
         """What the next start begins with."""
         return self._stored
+
+    @property
+    def presets(self) -> dict[str, Switches]:
+        """Ready states, by name."""
+        return PRESETS
+
+    @property
+    def about(self) -> list[dict[str, Any]]:
+        """What there is to switch; see `engine.switches.describe`."""
+        return describe()
 
     def _read(self) -> Switches:
         with self._database.session() as session:
