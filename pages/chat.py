@@ -10,7 +10,7 @@ from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
 from pages.drawing.turns import act, draw_message
-from pages.drawing.untrusted import plain
+from pages.drawing.untrusted import opening, plain
 
 if TYPE_CHECKING:
     from backend.generation.conversations import ChatOptions
@@ -54,7 +54,7 @@ def sidebar(runtime: Runtime) -> None:
         active = conversation_id()
         for conversation in found[:50]:
             title = conversation.title
-            label = plain(title if len(title) <= 34 else title[:33] + "…")
+            label = plain(opening(title, 26))
             kind: Literal["secondary", "tertiary"] = "secondary" if conversation.id == active else "tertiary"
             if st.button(label, key=f"open-{conversation.id}", type=kind, width="stretch", help=plain(title)):
                 open_conversation(conversation.id)

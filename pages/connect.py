@@ -55,6 +55,7 @@ def keys(runtime: Runtime) -> None:
     )
     rows = runtime.access.keys.find()
     owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
+    made = st.container()  # above the form, where it is seen
     with st.form("new-key", clear_on_submit=True):
         name = st.text_input("Name of a new key", placeholder="billing service")
         role = st.selectbox("It may", list(Role), index=list(Role).index(Role.USER), format_func=MAY.__getitem__)
@@ -65,8 +66,8 @@ def keys(runtime: Runtime) -> None:
             st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
             rows = runtime.access.keys.find()
     if key := st.session_state.pop("new-key-value", None):
-        st.success("Copy it now; it is stored only as a hash and cannot be shown again.")
-        st.code(key, language=None)
+        made.success("Copy this key now; it is stored only as a hash and cannot be shown again.")
+        made.code(key, language=None)
     for row in rows:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             used = f"last used {when(row.used)}" if row.used else "never used"

@@ -9,7 +9,7 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.charts import AMBER, BLUE, TEAL, area, chart, dots, steps
+from pages.drawing.charts import AMBER, BLUE, TEAL, area, chart, dots, draw, steps
 from pages.drawing.figures import money, rate, seconds
 from pages.drawing.untrusted import plain
 from pages.navigation import page
@@ -45,20 +45,24 @@ def live(runtime: Runtime, span: int) -> None:
             column.metric(label, value, border=True, help=text)
     left, right = st.columns(2)
     generated = area([t for t, _ in throughput], [v for _, v in throughput], color=TEAL, name="out")
-    left.plotly_chart(chart("Tokens generated per second", "tokens/s", generated, span=span), key="throughput")
+    with left:
+        draw(chart("Tokens generated per second", "tokens/s", generated, span=span), key="throughput")
     first = [(r.finished, r.ttft * 1000) for r in rows if r.ttft is not None]
     requests = dots([t for t, _ in first], [v for _, v in first], color=BLUE, name="request")
-    right.plotly_chart(chart("Time to first token of each request", "ms", requests, span=span), key="ttft")
+    with right:
+        draw(chart("Time to first token of each request", "ms", requests, span=span), key="ttft")
     samples = runtime.series.window(span)
     times = [s.time for s in samples]
     running = steps(times, [s.stats.running for s in samples], color=TEAL, name="running")
     queued = steps(
         times, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], color=AMBER, name="queued"
     )
-    left.plotly_chart(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
+    with left:
+        draw(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
     spent = list(itertools.accumulate(r.cost for r in rows))
     cost = steps([r.finished for r in rows], spent, color=BLUE, name="cost")
-    right.plotly_chart(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
+    with right:
+        draw(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
     account(runtime, totals)
 
 
@@ -110,7 +114,7 @@ def empty(runtime: Runtime) -> None:
     """What to do when there is nothing yet."""
     if runtime.ledger.totals()["requests"]:
         st.rerun()
-    with st.container(border=True, horizontal_alignment="center"):
+    with st.container(border=True):
         st.markdown("#### Nothing to show yet")
         if current_caller().role.covers(Role.USER):
             st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")

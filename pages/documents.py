@@ -12,7 +12,7 @@ import streamlit as st
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.drawing.document import details
-from pages.drawing.figures import money, seconds, size, when
+from pages.drawing.figures import counted, money, seconds, size, when
 from pages.drawing.untrusted import plain
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def uploader(runtime: Runtime) -> None:
         folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
         files = st.file_uploader(
-            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}; at most "
-            f"{runtime.settings.max_upload_mb} MB each. A changed file of a known name becomes its new version.",
+            "Drop files or zip archives. A changed file of a known name becomes its new version.",
             accept_multiple_files="directory" if folder else True,
             key=f"uploader-{generation}-{folder}",
+            help=f"Read are {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}.",
         )
     if not files:
         return
@@ -82,7 +82,7 @@ def facts(runtime: Runtime, document: Document) -> str:
         about.append(f"version {document.version or '–'}")
     if document.state == "ready":
         known = f", {document.reused} known already" if document.reused else ""
-        about += [f"{document.chunk_count} chunks{known}", f"read in {seconds(document.seconds)}"]
+        about += [f"{counted(document.chunk_count, 'chunk')}{known}", f"read in {seconds(document.seconds)}"]
     about.append(when(document.created))
     return " · ".join(about)
 
@@ -137,7 +137,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
 
 def empty(runtime: Runtime) -> None:
     """What to do when there is nothing yet."""
-    with st.container(border=True, horizontal_alignment="center"):
+    with st.container(border=True):
         st.markdown("#### No documents yet")
         st.write("Drop files above, or try it with three short sample documents.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):

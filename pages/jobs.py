@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
-from pages.drawing.figures import money, seconds, when
+from pages.drawing.figures import counted, money, seconds, when
 from pages.drawing.untrusted import plain
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[Progress]) -> None:
         title, buttons = st.columns([5, 3], vertical_alignment="center")
         following = runtime.jobs.next_run(job.id)
         schedule = f" · `{job.cron}`, next {when(following)}" if job.cron else ""
-        title.markdown(f"**{plain(job.name)}** · {len(job.prompts):,} prompts{schedule}")
+        title.markdown(f"**{plain(job.name)}** · {counted(len(job.prompts), 'prompt')}{schedule}")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:"):
                 runtime.jobs.run(job.id)
@@ -103,7 +103,7 @@ def draw_run(runtime: Runtime, progress: Progress) -> None:
     bar.progress(min(progress.done / max(run.total, 1), 1.0), text=f"{progress.done:,} of {run.total:,}")
     took = seconds(run.finished - run.started) if run.finished and run.started else None
     cost = plain(money(progress.cost))
-    parts = [when(run.created), *([took] if took else []), f"{progress.output_tokens:,} tokens", cost]
+    parts = [when(run.created), *([took] if took else []), counted(progress.output_tokens, "token"), cost]
     if progress.failed:
         parts.append(f":red[{progress.failed} failed]")
     facts.caption(" · ".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -27,23 +28,25 @@ GROUPS = {
 }
 
 
-def page(name: str) -> StreamlitPage:
-    """A page by its name, for `st.page_link` and `st.switch_page`, which find pages by their address."""
-    return _page(name, front=name == "chat")
+def page(name: str, *, front: bool | None = None) -> StreamlitPage:
+    """A page by its name, for the menu, `st.page_link` and `st.switch_page`, which find pages by their address."""
+    default = name == "chat" if front is None else front
+    return _page(name, "front" if default else name, default=default)
 
 
 def menu(caller: Caller) -> dict[str, list[StreamlitPage]]:
     """The pages that a caller may open, by group; the first of them is the front page, which its name leads to too."""
-    may = [name for names in GROUPS.values() for name in names if caller.role.covers(PAGES[name][2])]
-    groups = {group: [name for name in names if name in may] for group, names in GROUPS.items()}
-    out = {group: [_page(name, front=name == may[0]) for name in names] for group, names in groups.items() if names}
-    next(iter(out.values())).append(_page(may[0], hidden=True))
+    out: dict[str, list[StreamlitPage]] = {}
+    for group, names in GROUPS.items():
+        for name in names:
+            if caller.role.covers(PAGES[name][2]):
+                if not out:
+                    out[group] = [_page(name, name, visibility="hidden"), page(name, front=True)]
+                else:
+                    out.setdefault(group, []).append(page(name, front=False))
     return out
 
 
-def _page(name: str, *, front: bool = False, hidden: bool = False) -> StreamlitPage:
+def _page(name: str, address: str, **more: Any) -> StreamlitPage:
     title, icon, _ = PAGES[name]
-    return st.Page(
-        HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=front,
-        visibility="hidden" if hidden else "visible",
-    )  # fmt: skip
+    return st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=address, **more)

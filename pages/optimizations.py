@@ -12,7 +12,8 @@ from pages.drawing.untrusted import plain
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
     "Balanced": "Batching, caches and speculation, all exact, over 16-bit weights where the processor has them.",
-    "Max savings": "8-bit weights, larger batches. Its effect on the answers is measured in the README.",
+    "Max savings": "8-bit weights but for the layers that suffer most, and larger batches. What it does to the answers "
+    "is in the README.",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import plotly.graph_objects as go
+import streamlit as st
 
 TEAL, AMBER, BLUE, GRAY = "#14b8a6", "#f59e0b", "#6366f1", "#94a3b8"
 
@@ -19,13 +20,19 @@ def chart(title: str, unit: str, *traces: go.Scatter, span: float) -> go.Figure:
         title={"text": title, "font": {"size": 15}, "x": 0},
         height=260,
         margin={"l": 8, "r": 8, "t": 44, "b": 8},
-        yaxis={"title": {"text": unit}, "rangemode": "tozero", "exponentformat": "e"},
+        yaxis={"title": {"text": unit}, "rangemode": "tozero", "exponentformat": "none"},
+        dragmode=False,  # a finger that scrolls the page would zoom instead
         xaxis={"type": "date", "range": moments([now - span, now])},
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
         showlegend=len(traces) > 1,
         uirevision=title,
     )
     return figure
+
+
+def draw(figure: go.Figure, *, key: str) -> None:
+    """Show a figure, without the tools that would lie over its title."""
+    st.plotly_chart(figure, width="stretch", key=key, config={"displayModeBar": False})
 
 
 def steps(times: Iterable[float], values: Iterable[float], *, color: str, name: str) -> go.Scatter:

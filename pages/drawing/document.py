@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime
-from pages.drawing.figures import size, when
+from pages.drawing.figures import counted, size, when
 from pages.drawing.untrusted import passage, plain
 
 if TYPE_CHECKING:
@@ -54,17 +54,19 @@ def chunk_viewer(runtime: Runtime, document: Document) -> None:
     page = 1
     if pages > 1:
         page = int(st.number_input(f"Page of {pages}", 1, pages, 1, key=f"page-{document.id}-{look_for}"))
-    for chunk in chunks[(page - 1) * CHUNKS_A_PAGE : page * CHUNKS_A_PAGE]:
-        st.caption(f"Part {chunk.position + 1} · {chunk.tokens} tokens")
+    for number, chunk in enumerate(chunks[(page - 1) * CHUNKS_A_PAGE : page * CHUNKS_A_PAGE]):
+        if number:
+            st.divider()
+        st.caption(f"Part {chunk.position + 1} · {counted(chunk.tokens, 'token')}")
         st.markdown(passage(chunk.text))
-        st.divider()
 
 
 def version_list(runtime: Runtime, document: Document) -> None:
     """The versions of a document, and what each changed."""
     for version in runtime.documents.versions(document.id):
         force = " :green-badge[in force]" if version.number == document.version else ""
-        what = f"{version.chunk_count} chunks, {version.embedded} embedded" if version.build else "text not kept"
+        cut = f"{counted(version.chunk_count, 'chunk')}, {version.embedded} embedded"
+        what = cut if version.build else "text not kept"
         st.markdown(f"**Version {version.number}**{force} · {size(version.size)} · {when(version.created)} · {what}")
         if not version.build or version.number == 1:
             continue
@@ -74,7 +76,8 @@ def version_list(runtime: Runtime, document: Document) -> None:
             except TenfoldError as error:
                 st.caption(plain(error.message))
                 continue
-            st.caption(f"{change.kept} chunks kept, {len(change.added)} added, {len(change.removed)} removed")
+            kept = counted(change.kept, "chunk")
+            st.caption(f"{kept} kept, {len(change.added)} added, {len(change.removed)} removed")
             for mark, color, texts in (("Added", "green", change.added), ("Removed", "red", change.removed)):
                 for text in texts[:10]:
                     st.markdown(f":{color}-badge[{mark}]")

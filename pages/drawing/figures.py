@@ -31,7 +31,7 @@ def money(value: float) -> str:
         return f"<${LEAST_MONEY:.8f}"
     if value < 0.01:
         return f"${value:.{1 - math.floor(math.log10(value))}f}"
-    return f"${value:,.2f}" if value >= 0.9995 else f"${value:.3f}"
+    return f"${value:,.2f}" if value >= 0.9995 else f"${value:.3f}".removesuffix("0")
 
 
 def size(value: float) -> str:
@@ -43,6 +43,11 @@ def size(value: float) -> str:
         if value < 1023.95:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} GB"
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: 1 chunk, 1,200 chunks."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def when(epoch: float | None) -> str:

@@ -67,6 +67,7 @@ LIVED_IN: dict[str, Drawn] = {
     "connect": says("billing service"),
 }
 """By page, what is done there, and what it shows then."""
+MAIN = "[data-testid=stMain], [data-testid=stAppScrollToBottomContainer]"
 FOREIGN_ICONS = """[...document.querySelectorAll("link[rel~=icon]")].map(link => new URL(link.href))
     .filter(url => url.protocol != "data:" && url.host != location.host).map(String)"""
 
@@ -78,7 +79,7 @@ def check(page: Any, address: str, drawn: Drawn, look: str) -> None:
     settled(page)
     assert page.get_by_test_id("stException").all_inner_texts() == []
     wide = "e => e.scrollWidth - e.clientWidth"
-    for box in (page.locator("html"), page.get_by_test_id("stMain")):
+    for box in (page.locator("html"), page.locator(MAIN)):
         assert box.evaluate(wide) <= 0, f"{address} is wider than its window"
     color = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", color)[:3])) < 128) == (look == "dark"), color
@@ -89,7 +90,7 @@ def check(page: Any, address: str, drawn: Drawn, look: str) -> None:
 def test_every_page_of_a_fresh_installation_is_sound(visit: Open, fresh_site: Server, look: str) -> None:
     with visit(fresh_site, look) as page:
         for name in PAGES:
-            check(page, f"{fresh_site.url}/{'' if name == 'chat' else name}", FRESH[name], look)
+            check(page, f"{fresh_site.url}/{name}", FRESH[name], look)
 
 
 def forget_documents(site: Server) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pages.drawing.figures import money, rate, seconds, size
+from pages.drawing.figures import counted, money, rate, seconds, size
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ def test_durations(value: float | None, written: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0, "$0"), (1e-12, "<$0.00000001"), (0.0000138, "$0.000014"), (0.0099, "$0.0099"), (0.0305, "$0.030"),
-     (0.9996, "$1.00"), (12.5, "$12.50"), (1234567, "$1,234,567.00")],
+    [(0, "$0"), (1e-12, "<$0.00000001"), (0.0000138, "$0.000014"), (0.0099, "$0.0099"), (0.0305, "$0.03"),
+     (0.1, "$0.10"), (0.125, "$0.125"), (0.9996, "$1.00"), (12.5, "$12.50"), (1234567, "$1,234,567.00")],
 )  # fmt: skip
 def test_money(value: float, written: str) -> None:
     assert money(value) == written
@@ -43,6 +43,10 @@ def test_no_amount_is_written_in_powers_of_ten_or_as_nothing(value: float) -> No
 )  # fmt: skip
 def test_sizes(value: float, written: str) -> None:
     assert size(value) == written
+
+
+def test_numbers_with_their_nouns() -> None:
+    assert [counted(number, "chunk") for number in (0, 1, 1200)] == ["0 chunks", "1 chunk", "1,200 chunks"]
 
 
 def test_rates() -> None:
