@@ -26,11 +26,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 PATIENCE_MS = 60_000
 """What a busy machine may take. Nothing here is compared before the page was given this long to show it."""
-LOOKS: dict[str, dict[str, Any]] = {
-    "desktop": {"viewport": {"width": 1440, "height": 900}},
-    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
-    "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
-}
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+LOOKS = {"desktop": (DESKTOP, "light"), "phone": (PHONE, "light"), "dark desktop": (DESKTOP, "dark")}
+"""The windows in which pages are looked at, and what color scheme their owners prefer."""
 PROBE = re.compile(rf"/({'|'.join(PAGES)})/_stcore/(health|host-config)")
 """Streamlit's client takes a page's own address for the server's root first, and 404 for a no. Answered, it would open
 its websocket there; so these two refusals are meant."""
@@ -74,14 +72,14 @@ def fresh_site(site: Server) -> Server:
 
 @pytest.fixture(scope="package")
 def visit(browser: Any) -> Open:
-    """Opens a window on a server, of one of the `LOOKS`; when it is left, nothing may have gone wrong in it.
+    """Opens a window on a server; when it is left, nothing may have gone wrong in it.
 
     `meant` are the paths that may be refused.
     """
 
     @contextmanager
-    def window(server: Server, look: str = "desktop", meant: re.Pattern[str] = PROBE) -> Iterator[Any]:
-        context = browser.new_context(**LOOKS[look])
+    def window(server: Server, meant: re.Pattern[str] = PROBE, **options: Any) -> Iterator[Any]:
+        context = browser.new_context(**{"viewport": DESKTOP, **options})
         context.set_default_timeout(PATIENCE_MS)
         faults = watch(context, server.url, meant)
         try:

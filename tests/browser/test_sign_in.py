@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import LOOKS, Open, settled
+from tests.browser.conftest import LOOKS, PHONE, Open, settled
 from tests.conftest import Server, until
 
 
@@ -51,14 +51,16 @@ def pages_of(page: Any) -> list[str]:
     return [" ".join(text.split("\n")[-1:]) for text in links.all_inner_texts()]
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_a_stranger_is_asked_for_a_key(visit: Open, guarded: Server, look: str) -> None:
-    with visit(guarded, look, meant=re.compile("/|/sign-in")) as page:
+def test_a_stranger_is_asked_for_a_key(visit: Open, guarded: Server) -> None:
+    with visit(guarded, re.compile("/|/sign-in"), viewport=PHONE, is_mobile=True, has_touch=True) as page:
         page.goto(guarded.url)
         sign_in(page, "tf-wrong")
         expect(page.get_by_role("alert")).to_have_text("This key is not valid.")
-        assert page.locator("html").evaluate("e => e.scrollWidth - e.clientWidth") <= 0
-    with visit(guarded, look) as page:
+        for look, (size, scheme) in LOOKS.items():
+            page.set_viewport_size(size)
+            page.emulate_media(color_scheme=scheme)
+            assert page.locator("html").evaluate("e => e.scrollWidth - e.clientWidth") <= 0, look
+    with visit(guarded, viewport=PHONE, is_mobile=True, has_touch=True) as page:
         page.goto(f"{guarded.url}/sign-in?next=/retrieval")
         sign_in(page, first_key(guarded))
         expect(page.get_by_role("heading", name="Retrieval")).to_be_visible()
