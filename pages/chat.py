@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.untrusted import passage, plain, prose
-from pages.formatting import money, rate, seconds
+from pages.drawing.turns import act, draw_message
+from pages.drawing.untrusted import opening, plain
 
 if TYPE_CHECKING:
     from backend.chats.conversations import ChatOptions
-    from backend.generation.stream import Generation
-    from backend.store.tables.chats import Message
 
-TICK = 0.25
-"""Seconds between two looks at an answer being written."""
 SUGGESTIONS = [
     "How many steps does the lighthouse tower have?",
     "Who was the last resident keeper of the lighthouse?",
@@ -58,7 +54,7 @@ def sidebar(runtime: Runtime) -> None:
         active = conversation_id()
         for conversation in found[:50]:
             title = conversation.title
-            label = plain(title if len(title) <= 34 else title[:33] + "…")
+            label = plain(opening(title, 26))
             kind: Literal["secondary", "tertiary"] = "secondary" if conversation.id == active else "tertiary"
             if st.button(label, key=f"open-{conversation.id}", type=kind, width="stretch", help=plain(title)):
                 open_conversation(conversation.id)
@@ -86,7 +82,7 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
             collection = ""
             if len(collections) > 1:
                 names = ["All documents", *collections]
-                chosen = st.selectbox("Collection", names, key="collection", persist_state="session")
+                chosen = st.selectbox("Collection", names, key="answer-from", persist_state="session")
                 collection = "" if chosen == "All documents" else chosen
             system = st.text_area(
                 "System prompt", key="system", placeholder="How the assistant should behave", persist_state="session"
@@ -136,137 +132,6 @@ def conversation_menu(runtime: Runtime, conversation: str) -> None:
             st.rerun()
 
 
-# ---- messages ----------------------------------------------------------------------------------------------------
-
-
-def draw_message(runtime: Runtime, message: Message, *, last: bool, options: ChatOptions) -> None:
-    """One finished turn, or the one being written."""
-    with st.chat_message(message.role, avatar=":material/person:" if message.role == "user" else ":material/bolt:"):
-        if message.role == "user":
-            draw_question(runtime, message, options)
-            return
-        generation = runtime.conversations.writing(message.id)
-        if generation is not None and not generation.ended:
-            tail(runtime, generation)
-            return
-        if message.state == "writing":  # it ended since the messages were read
-            message = runtime.conversations.message(message.id) or message
-        draw_answer(message)
-        if last and st.button("Regenerate", icon=":material/refresh:", type="tertiary", key=f"again-{message.id}"):
-            act(lambda: runtime.conversations.regenerate(message.conversation_id, options))
-
-
-def draw_question(runtime: Runtime, message: Message, options: ChatOptions) -> None:
-    """A question, or the box to change it."""
-    if st.session_state.get("editing") != message.id:
-        with st.container(horizontal=True, vertical_alignment="top"):
-            st.text(message.text)
-            if st.button("", icon=":material/edit:", type="tertiary", key=f"edit-{message.id}", help="Edit and resend"):
-                st.session_state["editing"] = message.id
-                st.rerun()
-        return
-    text = st.text_area("Edit", message.text, key=f"text-{message.id}", label_visibility="collapsed")
-    with st.container(horizontal=True):
-        if st.button("Send", type="primary", key=f"send-{message.id}"):
-            st.session_state.pop("editing")
-            act(lambda: runtime.conversations.edit(message.id, text, options))
-        if st.button("Cancel", key=f"cancel-{message.id}"):
-            st.session_state.pop("editing")
-            st.rerun()
-
-
-def draw_answer(message: Message) -> None:
-    """Text, sources and the account of a stored answer."""
-    if message.text:
-        st.markdown(prose(message.text))
-    if message.state == "failed":
-        st.error(plain(message.error), icon=":material/error:")
-    elif message.state == "stopped":
-        st.caption("Stopped." if message.text else "Stopped before the first word.")
-    if why := message.details.get("unstored"):
-        st.caption(
-            f":orange[:material/save: Not stored yet: {plain(why)}. It is kept in memory, and storing is tried again.]"
-        )
-    if left_out := message.details.get("left_out"):
-        st.caption(f"The chat is longer than the model's context: the {left_out} oldest messages were left out.")
-    if notice := message.details.get("notice"):
-        st.caption(plain(notice))
-    draw_citations(message.details.get("citations", []), message.id)
-    draw_cache(message.details.get("answer_cache"))
-    draw_account(message.details.get("account"))
-
-
-def draw_cache(details: dict[str, str] | None) -> None:
-    """That an answer was given before, and to which question."""
-    if details is None:
-        return
-    if details["kind"] == "exact":
-        st.caption(":material/bolt: Answered before; nothing was computed. *Regenerate* asks the model again.")
-    else:
-        st.caption(
-            f":orange[:material/join: The stored answer to a like question] ({details['similarity']}): "
-            f"“{plain(details['question'])}”. *Regenerate* asks the model."
-        )
-
-
-def draw_citations(citations: list[dict[str, Any]], key: str) -> None:
-    """Numbered sources; each opens its chunk."""
-    if not citations:
-        return
-    with st.container(horizontal=True, gap="small", key=f"sources-{key}"):
-        for citation in citations:
-            with st.popover(plain(f"[{citation['number']}] {citation['document']}"), help="Show the passage"):
-                st.caption(f"Part {citation['position'] + 1} · score {citation['score']:.2f}")
-                st.markdown(passage(citation["text"]))
-
-
-def draw_account(account: dict[str, Any] | None) -> None:
-    """The line under an answer."""
-    if account is None:
-        return
-    parts = [
-        f"first token {seconds(account['ttft'])}",
-        rate(account["tokens_per_second"]),
-        f"{account['prompt_tokens']} in · {account['cached_tokens']} cached · {account['output_tokens']} out",
-        plain(money(account["cost"])),
-    ]
-    st.caption(" · ".join(parts))
-
-
-def tail(runtime: Runtime, generation: Generation) -> None:
-    """Show an answer as it is written. The page only looks on; the answer belongs to the backend."""
-
-    @st.fragment(run_every=TICK)
-    def look() -> None:
-        if generation.ended:
-            st.rerun()
-        text = generation.text
-        if text:
-            st.markdown(prose(text) + " ▍")
-        else:
-            st.caption(f":material/hourglass_empty: {generation.note or waiting_note(runtime)}")
-        if st.button("Stop", icon=":material/stop_circle:", key=f"stop-{generation.id}"):
-            runtime.generations.cancel(generation)
-
-    look()
-
-
-def waiting_note(runtime: Runtime) -> str:
-    """Why nothing is written yet."""
-    stats = runtime.engine.stats
-    ahead = stats.running if stats else 0
-    return "Reading the prompt…" if ahead <= 1 else f"Reading the prompt, beside {ahead} other requests…"
-
-
-def act(action: Any) -> None:
-    """Do something that may be refused, and show why; rerun on success."""
-    try:
-        action()
-    except TenfoldError as error:
-        st.session_state["chat-error"] = error.message
-    st.rerun()
-
-
 # ---- the page ----------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +145,7 @@ def welcome(runtime: Runtime) -> str | None:
             runtime.samples.load()
             st.rerun()
         return None
-    if any(d.state in ("queued", "parsing", "embedding") for d in documents):
+    if any(runtime.documents.is_pending(d) for d in documents):
 
         @st.fragment(run_every=0.5)
         def reading() -> None:

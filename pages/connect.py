@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import streamlit as st
 
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
+from pages.drawing.figures import when
 from pages.drawing.untrusted import plain
-from pages.formatting import when
 
 EXAMPLE = """from openai import OpenAI
 
@@ -32,7 +34,8 @@ def main() -> None:
     """Draw the page."""
     runtime = current()
     st.title("API")
-    url = "http://" + (st.context.headers.get("host") or "localhost:8501")
+    parts = urlsplit(st.context.url or "http://localhost:8501")
+    url = f"{parts.scheme}://{parts.netloc}"
     local = not runtime.settings.require_keys
     st.write("Any OpenAI client works with this server. Streaming, embeddings and answers from documents included.")
     st.code(EXAMPLE.format(url=url, model=runtime.settings.served_model, key="unused" if local else "tf-…"))
@@ -52,6 +55,7 @@ def keys(runtime: Runtime) -> None:
     )
     rows = runtime.access.keys.latest()
     owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
+    made = st.container()  # above the form, where it is seen
     with st.form("new-key", clear_on_submit=True):
         name = st.text_input("Name of a new key", placeholder="billing service")
         role = st.selectbox("It may", list(Role), index=list(Role).index(Role.USER), format_func=MAY.__getitem__)
@@ -62,14 +66,13 @@ def keys(runtime: Runtime) -> None:
             st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
             rows = runtime.access.keys.latest()
     if key := st.session_state.pop("new-key-value", None):
-        st.success("Copy it now; it is stored only as a hash and cannot be shown again.")
-        st.code(key, language=None)
+        made.success("Copy this key now; it is stored only as a hash and cannot be shown again.")
+        made.code(key, language=None)
     for row in rows:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             used = f"last used {when(row.used)}" if row.used else "never used"
-            st.markdown(
-                f"**{plain(row.name)}** · `{row.prefix}…` · {row.role} · made {when(row.created)} · {used}"
-            )
+            role = row.role.replace("_", " ")
+            st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · {role} · made {when(row.created)} · {used}")
             if st.button("Revoke", key=f"revoke-{row.id}", help="Ends its calls, sign-ins and open pages at once."):
                 runtime.access.keys.revoke(row.id)
                 st.rerun()

@@ -16,13 +16,15 @@ from pages.drawing.untrusted import plain
 from pages.navigation import menu
 
 ASSETS = Path(__file__).parents[1] / "data" / "assets"
+BUSY, CALM = 1.0, 3.0
+"""Seconds between two looks at the engine; a page that nobody touches says it too if the engine dies."""
 
 
 def engine_banner(runtime: Runtime, caller: Caller) -> None:
     """Say what the engine is doing, unless it simply serves."""
     phase = runtime.engine.state.phase
 
-    @st.fragment(run_every=1.0 if phase != "ready" or runtime.notice else None)
+    @st.fragment(run_every=BUSY if phase != "ready" or runtime.notice else CALM)
     def banner() -> None:
         state = runtime.engine.state
         if state.phase != phase:

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
+import itertools
 from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.charts import AMBER, BLUE, TEAL
+from pages.drawing.charts import AMBER, BLUE, TEAL, area, chart, dots, draw, steps
+from pages.drawing.figures import money, rate, seconds
 from pages.drawing.untrusted import plain
-from pages.formatting import money, rate, seconds
 from pages.navigation import page
 
 if TYPE_CHECKING:
     from backend.metering.ledger import Totals
 
 REFRESH = 2.0
+OWN = "My own price"
 WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
-
-
-def moments(times: list[float]) -> list[datetime]:
-    """Local times for an axis."""
-    return [datetime.fromtimestamp(t) for t in times]
-
-
-def chart(title: str, unit: str, *traces: go.Scatter, span: float) -> go.Figure:
-    """A small time chart over the last `span` seconds."""
-    figure = go.Figure(list(traces))
-    figure.update_layout(
-        title={"text": title, "font": {"size": 15}, "x": 0},
-        height=260,
-        margin={"l": 8, "r": 8, "t": 44, "b": 8},
-        yaxis={"title": {"text": unit}, "rangemode": "tozero", "exponentformat": "e"},
-        xaxis={"type": "date", "range": moments([time.time() - span, time.time()])},
-        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
-        showlegend=len(traces) > 1,
-        uirevision=title,
-    )
-    return figure
 
 
 def live(runtime: Runtime, span: int) -> None:
@@ -70,31 +48,25 @@ def live(runtime: Runtime, span: int) -> None:
         for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
             column.metric(label, value, border=True, help=text)
     left, right = st.columns(2)
-    times = [t for t, _ in throughput]
-    area = go.Scatter(x=moments(times), y=[v for _, v in throughput], fill="tozeroy", line={"color": TEAL}, name="out")
-    left.plotly_chart(chart("Tokens generated per second", "tokens/s", area, span=span), key="throughput")
-    dots = go.Scatter(
-        x=moments([r.finished for r in rows if r.ttft is not None]),
-        y=[r.ttft * 1000 for r in rows if r.ttft is not None],
-        mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, name="request",
-    )
-    right.plotly_chart(chart("Time to first token of each request", "ms", dots, span=span), key="ttft")
+    generated = area([t for t, _ in throughput], [v for _, v in throughput], color=TEAL, name="out")
+    with left:
+        draw(chart("Tokens generated per second", "tokens/s", generated, span=span), key="throughput")
+    first = [(r.finished, r.ttft * 1000) for r in rows if r.ttft is not None]
+    requests = dots([t for t, _ in first], [v for _, v in first], color=BLUE, name="request")
+    with right:
+        draw(chart("Time to first token of each request", "ms", requests, span=span), key="ttft")
     samples = runtime.series.window(span)
-    running = go.Scatter(
-        x=moments([s.time for s in samples]), y=[s.stats.running for s in samples],
-        line={"color": TEAL, "shape": "hv"}, name="running",
+    times = [s.time for s in samples]
+    running = steps(times, [s.stats.running for s in samples], color=TEAL, name="running")
+    queued = steps(
+        times, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], color=AMBER, name="queued"
     )
-    queued = go.Scatter(
-        x=moments([s.time for s in samples]), y=[s.stats.waiting_realtime + s.stats.waiting_batch for s in samples],
-        line={"color": AMBER, "shape": "hv"}, name="queued",
-    )
-    left.plotly_chart(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
-    total, spent = 0.0, []
-    for r in rows:
-        total += r.cost
-        spent.append(total)
-    cost = go.Scatter(x=moments([r.finished for r in rows]), y=spent, line={"color": BLUE, "shape": "hv"}, name="cost")
-    right.plotly_chart(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
+    with left:
+        draw(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
+    spent = list(itertools.accumulate(r.cost for r in rows))
+    cost = steps([r.finished for r in rows], spent, color=BLUE, name="cost")
+    with right:
+        draw(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
     account(runtime, totals)
 
 
@@ -119,20 +91,40 @@ def account(runtime: Runtime, totals: Totals) -> None:
 def price(runtime: Runtime) -> None:
     """Which machine the money is counted for."""
     chosen = runtime.prices.current
+    said = f"Price: {plain(money(chosen.per_hour))} per hour"
     if runtime.settings.price_per_hour is not None:
-        st.caption(f"Price: {plain(money(chosen.per_hour))} per hour, from `TENFOLD_PRICE_PER_HOUR`.")
+        st.caption(f"{said}, from `TENFOLD_PRICE_PER_HOUR`.")
+        return
+    if not current_caller().role.covers(Role.ADMIN):
+        st.caption(f"{said}, as of: {plain(chosen.name)}.")
         return
     known = runtime.prices.catalogue
-    with st.popover(f"Price: {plain(money(chosen.per_hour))} per hour", icon=":material/payments:"):
-        names = [p.name for p in known] + ["My own price"]
+    with st.popover(said, icon=":material/payments:"):
+        names = [*(p.name for p in known), OWN]
         index = next((i for i, p in enumerate(known) if p == chosen), len(known))
         name = st.selectbox("Machine", names, index=index)
-        value = chosen.per_hour if index == len(known) else 0.1
-        own = st.number_input("US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != "My own price")
+        value = next((p.per_hour for p in known if p.name == name), chosen.per_hour)
+        own = st.number_input(
+            "US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != OWN, key=f"price-{name}"
+        )
         st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
-        if current_caller().role.covers(Role.ADMIN) and st.button("Use this price", type="primary"):
-            runtime.prices.choose(name or "My own price", own)
+        if st.button("Use this price", type="primary"):
+            runtime.prices.choose(name or OWN, own)
             st.rerun()
+
+
+@st.fragment(run_every=REFRESH)
+def empty(runtime: Runtime) -> None:
+    """What to do when there is nothing yet."""
+    if runtime.ledger.totals().requests:
+        st.rerun()
+    with st.container(border=True):
+        st.markdown("#### Nothing to show yet")
+        if current_caller().role.covers(Role.USER):
+            st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")
+            st.page_link(page("chat"), label="Go to Chat")
+        else:
+            st.write("Charts begin with the first request.")
 
 
 def main() -> None:
@@ -146,10 +138,7 @@ def main() -> None:
         )
         price(runtime)
     if not runtime.ledger.totals().requests:
-        with st.container(border=True):
-            st.markdown("#### Nothing to show yet")
-            st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")
-            st.page_link(page("chat"), label="Go to Chat")
+        empty(runtime)
         return
     span = WINDOWS[window or "5 min"]
     st.fragment(run_every=REFRESH)(lambda: live(runtime, span))()

@@ -12,8 +12,9 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
-from pages.drawing.untrusted import passage, plain
-from pages.formatting import money, seconds, size, when
+from pages.drawing.document import details
+from pages.drawing.figures import counted, money, seconds, size, when
+from pages.drawing.untrusted import plain
 
 if TYPE_CHECKING:
     from backend.store.tables.documents import Document
@@ -26,7 +27,6 @@ STATES = {
     "failed": ":red-badge[:material/error: failed]",
 }
 EVERYTHING = "All collections"
-CHUNKS_A_PAGE = 20
 ROWS = 100
 
 
@@ -64,10 +64,10 @@ def uploader(runtime: Runtime) -> None:
         folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
         files = st.file_uploader(
-            f"Drop files or zip archives: {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}; at most "
-            f"{runtime.settings.max_upload_mb} MB each. A changed file of a known name becomes its new version.",
+            "Drop files or zip archives. A changed file of a known name becomes its new version.",
             accept_multiple_files="directory" if folder else True,
             key=f"uploader-{generation}-{folder}",
+            help=f"Read are {', '.join(s.removeprefix('.') for s in runtime.uploads.supported)}.",
         )
     if not files:
         return
@@ -83,7 +83,7 @@ def facts(runtime: Runtime, document: Document) -> str:
         about.append(f"version {document.version or '–'}")
     if document.state == "ready":
         known = f", {document.reused} known already" if document.reused else ""
-        about += [f"{document.chunk_count} chunks{known}", f"read in {seconds(document.seconds)}"]
+        about += [f"{counted(document.chunk_count, 'chunk')}{known}", f"read in {seconds(document.seconds)}"]
     about.append(when(document.created))
     return " · ".join(about)
 
@@ -100,6 +100,7 @@ def progress(runtime: Runtime, document: Document) -> None:
 def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
     """One document."""
     with st.container(border=True):
+        pending = runtime.documents.is_pending(document)
         name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
         name.markdown(f"**{plain(document.name)}**")
         others = [c for c in collections if c != runtime.collections.default]
@@ -107,7 +108,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
             name.markdown(" ".join(f":violet-badge[{plain(c)}]" for c in others))
         state.markdown(STATES[document.state])
         with about:
-            if runtime.documents.is_pending(document):
+            if pending:
                 progress(runtime, document)
                 if document.build:
                     st.caption(f"Version {document.version} answers until this one is ready.")
@@ -121,7 +122,7 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
                 runtime.documents.retry(document.id)
                 st.rerun()
-            if runtime.documents.is_pending(document) and st.button("Cancel", key=f"cancel-{document.id}"):
+            if pending and st.button("Cancel", key=f"cancel-{document.id}"):
                 runtime.documents.cancel(document.id)
                 st.rerun()
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
@@ -135,73 +136,9 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
             details(runtime, document, collections)
 
 
-def details(runtime: Runtime, document: Document, collections: list[str]) -> None:
-    """Chunks, versions and collections of a document."""
-    chunks, versions, membership = st.tabs(["Chunks", "Versions", "Collections"])
-    with chunks:
-        chunk_viewer(runtime, document)
-    with versions:
-        version_list(runtime, document)
-    with membership:
-        known = sorted({*runtime.collections.counts(), *collections})
-        chosen = st.multiselect(
-            "In these collections", known, default=collections, key=f"collections-{document.id}",
-            accept_new_options=True, help="A document may be in several; nothing is embedded again.",
-        )
-        if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
-            try:
-                runtime.collections.assign(document.id, chosen)
-                st.rerun()
-            except TenfoldError as error:
-                st.error(plain(error.message))
-
-
-def chunk_viewer(runtime: Runtime, document: Document) -> None:
-    """The chunks in force, some at a time, with a search among them."""
-    chunks = runtime.documents.chunks(document.id)
-    look_for = st.text_input(
-        "Find in chunks", key=f"find-{document.id}", placeholder="Find in chunks", label_visibility="collapsed",
-        icon=":material/search:",
-    )
-    if look_for:
-        chunks = [chunk for chunk in chunks if look_for.lower() in chunk.text.lower()]
-    if not chunks:
-        st.caption("No chunk contains this.")
-        return
-    pages = -(-len(chunks) // CHUNKS_A_PAGE)
-    page = 1
-    if pages > 1:
-        page = int(st.number_input(f"Page of {pages}", 1, pages, 1, key=f"page-{document.id}-{look_for}"))
-    for chunk in chunks[(page - 1) * CHUNKS_A_PAGE : page * CHUNKS_A_PAGE]:
-        st.caption(f"Part {chunk.position + 1} · {chunk.tokens} tokens")
-        st.markdown(passage(chunk.text))
-        st.divider()
-
-
-def version_list(runtime: Runtime, document: Document) -> None:
-    """The versions of a document, and what each changed."""
-    for version in runtime.documents.versions(document.id):
-        force = " :green-badge[in force]" if version.number == document.version else ""
-        what = f"{version.chunk_count} chunks, {version.embedded} embedded" if version.build else "text not kept"
-        st.markdown(f"**Version {version.number}**{force} · {size(version.size)} · {when(version.created)} · {what}")
-        if not version.build or version.number == 1:
-            continue
-        with st.expander(f"What version {version.number} changed"):
-            try:
-                change = runtime.documents.changes(document.id, version.number)
-            except TenfoldError as error:
-                st.caption(plain(error.message))
-                continue
-            st.caption(f"{change.kept} chunks kept, {len(change.added)} added, {len(change.removed)} removed")
-            for mark, color, texts in (("Added", "green", change.added), ("Removed", "red", change.removed)):
-                for text in texts[:10]:
-                    st.markdown(f":{color}-badge[{mark}]")
-                    st.markdown(passage(text))
-
-
 def empty(runtime: Runtime) -> None:
     """What to do when there is nothing yet."""
-    with st.container(border=True, horizontal_alignment="center"):
+    with st.container(border=True):
         st.markdown("#### No documents yet")
         st.write("Drop files above, or try it with three short sample documents.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
@@ -216,7 +153,7 @@ def table(runtime: Runtime) -> None:
     if len(counts) > 1:
         labels = {EVERYTHING: EVERYTHING, **{name: f"{name} ({count})" for name, count in counts.items()}}
         chosen = st.selectbox(
-            "Show", list(labels), format_func=labels.__getitem__, key="collection", persist_state="session"
+            "Show", list(labels), format_func=labels.__getitem__, key="shown-collection", persist_state="session"
         )
         if counts.get(chosen) == 0 and st.button("Delete this empty collection"):
             runtime.collections.delete(chosen)

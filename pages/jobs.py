@@ -10,8 +10,8 @@ import streamlit as st
 
 from backend.errors import ConflictError, NotFoundError, TenfoldError
 from backend.runtime import Runtime, current
+from pages.drawing.figures import counted, money, seconds, when
 from pages.drawing.untrusted import plain
-from pages.formatting import money, seconds, when
 
 if TYPE_CHECKING:
     from backend.store.tables.jobs import Job, JobRun
@@ -76,7 +76,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[JobRun]) -> None:
     with st.container(border=True):
         title, buttons = st.columns([5, 3], vertical_alignment="center")
         schedule = f" · `{job.cron}`, next {when(job.next_run)} ({runtime.jobs.zone})" if job.cron else ""
-        title.markdown(f"**{plain(job.name)}** · {job.total:,} prompts{schedule}")
+        title.markdown(f"**{plain(job.name)}** · {counted(job.total, 'prompt')}{schedule}")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             going_on = any(run.open for run in runs)
             if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:", disabled=going_on):
@@ -114,7 +114,7 @@ def draw_run(runtime: Runtime, run: JobRun) -> None:
     bar.progress(min(run.done / max(run.total, 1), 1.0), text=f"{run.done:,} of {run.total:,}")
     took = seconds(run.finished - run.started) if run.finished and run.started else None
     cost = plain(money(run.cost))
-    parts = [when(run.created), *([took] if took else []), f"{run.output_tokens:,} tokens", cost]
+    parts = [when(run.created), *([took] if took else []), counted(run.output_tokens, "token"), cost]
     if run.failed:
         parts.append(f":red[{run.failed} failed]")
     facts.caption(" · ".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -29,16 +30,23 @@ GROUPS = {
 
 def page(name: str, *, front: bool | None = None) -> StreamlitPage:
     """A page by its name, for the menu, `st.page_link` and `st.switch_page`, which find pages by their address."""
-    title, icon, _ = PAGES[name]
     default = name == "chat" if front is None else front
-    return st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=default)
+    return _page(name, "front" if default else name, default=default)
 
 
 def menu(caller: Caller) -> dict[str, list[StreamlitPage]]:
-    """The pages that a caller may open, by group; the first of them is the front page."""
+    """The pages that a caller may open, by group; the first of them is the front page, which its name leads to too."""
     out: dict[str, list[StreamlitPage]] = {}
     for group, names in GROUPS.items():
         for name in names:
             if caller.role.covers(PAGES[name][2]):
-                out.setdefault(group, []).append(page(name, front=not out))
+                if not out:
+                    out[group] = [_page(name, name, visibility="hidden"), page(name, front=True)]
+                else:
+                    out.setdefault(group, []).append(page(name, front=False))
     return out
+
+
+def _page(name: str, address: str, **more: Any) -> StreamlitPage:
+    title, icon, _ = PAGES[name]
+    return st.Page(HERE / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=address, **more)

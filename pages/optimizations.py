@@ -12,7 +12,8 @@ from pages.drawing.untrusted import plain
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
     "Balanced": "Batching, caches and speculation, all exact, over 16-bit weights where the processor has them.",
-    "Max savings": "8-bit weights, larger batches. Its effect on the answers is measured in the README.",
+    "Max savings": "8-bit weights but for the layers that suffer most, and larger batches. What it does to the answers "
+    "is in the README.",
 }
 
 
@@ -27,8 +28,7 @@ def presets(runtime: Runtime) -> None:
     """Three ready states."""
     now = runtime.engine.switches
     ready = runtime.switchboard.presets
-    columns = st.columns(len(ready))
-    for column, (name, switches) in zip(columns, ready.items(), strict=True):
+    for column, (name, switches) in zip(st.columns(len(ready)), ready.items(), strict=True):
         with column.container(border=True, height="stretch"):
             active = switches == now
             st.markdown(f"**{name}**" + (" :green-badge[in force]" if active else ""))
@@ -88,7 +88,8 @@ def main() -> None:
                 if name in ineffective:
                     text.caption(f"**{ineffective[name]}**")
                 common: dict[str, Any] = {
-                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key)
+                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key),
+                    "disabled": name in ineffective and about["needs"] is not None,  # all of it, not one of its values
                 }
                 if about["choices"]:
                     control.segmented_control(about["label"], about["choices"], default=value, **common)

@@ -13,9 +13,9 @@ from backend.access.caller import Role
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.charts import AMBER, GRAY, TEAL
-from pages.drawing.untrusted import passage, plain
-from pages.formatting import seconds
+from pages.drawing.charts import AMBER, GRAY, TEAL, draw
+from pages.drawing.figures import seconds
+from pages.drawing.untrusted import opening, passage, plain
 from pages.navigation import page
 
 if TYPE_CHECKING:
@@ -86,18 +86,18 @@ def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
     out.update_layout(
         height=380 if outer else 280, margin={"l": 8, "r": 8, "t": 8, "b": 8}, plot_bgcolor="rgba(0,0,0,0)",
         xaxis={"visible": False, "range": [-reach, reach]}, yaxis={"visible": False, "range": [-reach, reach]},
-        legend={"orientation": "h", "y": -0.02},
+        legend={"orientation": "h", "y": -0.02}, dragmode=False,
     )
     return out
 
 
-def listed(hits: list[Hit], key: str) -> None:
+def listed(hits: list[Hit]) -> None:
     """Ranked chunks with their reasons."""
     for number, hit in enumerate(hits, start=1):
         with st.container(border=True):
             st.markdown(f"**{number}. {plain(hit.document)}** · part {hit.position + 1} · {hit.score:.3f}")
             st.markdown(reasons(hit))
-            with st.expander(plain(hit.text[:90]) + "…"):
+            with st.expander(plain(opening(hit.text))):
                 st.markdown(passage(hit.text))
 
 
@@ -116,7 +116,7 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     """Both ways of searching, side by side."""
     found = runtime.retriever.find(question, collection, mode="graph", source="console")
     full = runtime.retriever.find(question, collection, mode="dense", source="console")
-    hits, plain = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
+    hits, compared = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
     figures(found, full)
     if not hits:
         st.info("Nothing was found. Upload documents, or choose another collection.")
@@ -127,15 +127,15 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
         )
     drawn = figure(runtime, found, hits)
     if drawn is not None:
-        st.plotly_chart(drawn, width="stretch", key="subgraph", config={"displayModeBar": False})
+        draw(drawn, key="subgraph")
         st.caption("Numbers are the ranks below; what led to them is gray. Point at one to read it.")
     left, right = st.columns(2)
     with left:
         st.markdown("##### Over the graph")
-        listed(hits, "graph")
+        listed(hits)
     with right:
         st.markdown("##### Compared with every chunk")
-        listed(plain, "dense")
+        listed(compared)
 
 
 def main() -> None:
@@ -144,7 +144,7 @@ def main() -> None:
     st.title("Retrieval")
     st.caption("A question walks from what is near, what has its words and what it names over a graph of mentions.")
     if not runtime.documents.any_searchable():
-        with st.container(border=True, horizontal_alignment="center"):
+        with st.container(border=True):
             st.markdown("#### Nothing to search yet")
             st.write("Upload documents first; then ask here and see what is found, and why.")
             may = current_caller().role.covers(Role.USER)

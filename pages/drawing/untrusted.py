@@ -49,6 +49,12 @@ def passage(text: str) -> str:
     return prose("\n".join(lines))
 
 
+def opening(text: str, most: int = 90) -> str:
+    """The first words of a chunk in one line, headings like the rest; not Markdown yet."""
+    line = " ".join(re.sub(r"(?m)^#+\s*", "", text).split())
+    return line if len(line) <= most else line[:most].rstrip() + "…"
+
+
 def _defused(match: re.Match[str]) -> str:
     found = match.group()
     if match["kept"] or match["code"]:

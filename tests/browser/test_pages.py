@@ -1,0 +1,172 @@
+"""Every page, of a fresh installation and of one that is lived in, is drawn whole at each size and in the dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from backend.settings import SAMPLES
+from pages.navigation import PAGES
+from tests.browser.conftest import LOOKS, Open, settled
+from tests.conftest import Server, until
+
+Drawn = Callable[[Any], None]
+
+
+def heading(text: str) -> Drawn:
+    return lambda page: expect(page.get_by_role("heading", name=text)).to_be_visible()
+
+
+def says(text: str | re.Pattern[str]) -> Drawn:
+    return lambda page: expect(page.get_by_text(text).first).to_be_visible()
+
+
+FRESH: dict[str, Drawn] = {
+    "chat": heading("What would you like to know?"),
+    "documents": heading("No documents yet"),
+    "retrieval": heading("Nothing to search yet"),
+    "jobs": says("No jobs yet"),
+    "dashboard": heading("Nothing to show yet"),
+    "optimizations": says(re.compile(r"in \w+ on")),
+    "connect": heading("Keys"),
+}
+"""By page, what it shows when nothing was done yet."""
+
+
+def documents(page: Any) -> None:
+    says("photo.pdf is not a PDF")(page)
+    page.get_by_role("button", name="Open").first.click()
+    page.get_by_role("tab", name="Versions").wait_for()
+
+
+def search(page: Any) -> None:
+    box = page.get_by_label("Question")
+    box.fill("How many steps does the tower have?")
+    box.press("Enter")
+    heading("Compared with every chunk")(page)
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+
+
+def charts(page: Any) -> None:
+    expect(page.locator(".js-plotly-plot")).to_have_count(4)
+    says("Requests recorded")(page)
+
+
+LIVED_IN: dict[str, Drawn] = {
+    "chat": lambda page: expect(page.get_by_role("button", name=re.compile(r"\[1\] lighthouse"))).to_be_visible(),
+    "documents": documents,
+    "retrieval": search,
+    "jobs": lambda page: expect(page.locator(".stMarkdownBadge", has_text="done").first).to_be_visible(),
+    "dashboard": charts,
+    "optimizations": FRESH["optimizations"],
+    "connect": says("billing service"),
+}
+"""By page, what is done there, and what it shows then."""
+BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 21, 28)"}
+SCROLLED = "html, [data-testid=stMain], [data-testid=stAppScrollToBottomContainer]"
+FITS = "elements => elements.every(element => element.scrollWidth <= element.clientWidth)"
+FOREIGN_ICONS = """[...document.querySelectorAll("link[rel~=icon]")].map(link => new URL(link.href))
+    .filter(url => url.protocol != "data:" && url.host != location.host).map(String)"""
+
+
+def check(page: Any, address: str, drawn: Drawn) -> None:
+    """A page shows what it should, fits its window, and is as dark as is asked for, in each of the `LOOKS`."""
+    page.goto(address)
+    drawn(page)
+    settled(page)
+    for look, (size, scheme) in LOOKS.items():
+        page.set_viewport_size(size)
+        page.emulate_media(color_scheme=scheme)
+        expect(page.get_by_test_id("stApp")).to_have_css("background-color", BACKGROUND[scheme])
+        until(lambda: page.locator(SCROLLED).evaluate_all(FITS), f"{address} fits a {look}")
+    assert page.get_by_test_id("stException").all_inner_texts() == []
+    assert page.evaluate(FOREIGN_ICONS) == [], "a browser asks for icons where no test sees it"
+
+
+def test_every_page_of_a_fresh_installation_is_sound(visit: Open, fresh_site: Server) -> None:
+    with visit(fresh_site) as page:
+        for name in PAGES:
+            check(page, f"{fresh_site.url}/{name}", FRESH[name])
+
+
+def test_every_link_of_a_fresh_installation_leads_somewhere(visit: Open, fresh_site: Server) -> None:
+    with visit(fresh_site) as page:
+        page.goto(f"{fresh_site.url}/dashboard")
+        page.get_by_test_id("stMain").get_by_role("link", name="Go to Chat").click()
+        FRESH["chat"](page)
+        for name, (title, *_) in reversed(PAGES.items()):
+            page.get_by_test_id("stSidebarNav").get_by_role("link", name=title, exact=True).click()
+            FRESH[name](page)
+            settled(page)
+        page.goto(f"{fresh_site.url}/connect")
+        links = page.get_by_test_id("stMain").locator("p a")
+        expect(links.first).to_be_visible()
+        for address in [link.get_attribute("href") for link in links.all()]:
+            answer = page.goto(address)
+            assert answer.status == 200, address
+            expect(page.locator("body")).to_contain_text(re.compile(r"\w{3}"))
+
+
+def forget_documents(site: Server) -> None:
+    def left() -> list[Any]:
+        rows: list[Any] = httpx.get(f"{site.url}/api/documents").json()["data"]
+        return rows
+
+    for row in left():
+        httpx.delete(f"{site.url}/api/documents/{row['id']}").raise_for_status()
+    until(lambda: not left(), "no document is left")
+
+
+@pytest.mark.parametrize("name", ["retrieval", "documents"])
+def test_the_samples_are_one_press_away(visit: Open, fresh_site: Server, name: str) -> None:
+    with visit(fresh_site) as page:
+        page.goto(f"{fresh_site.url}/{name}")
+        page.get_by_role("button", name="Load the sample documents").click()
+        expect(page.get_by_role("heading", name="Documents", exact=True)).to_be_visible()
+        expect(page.locator(".stMarkdownBadge", has_text="ready")).to_have_count(len(list(SAMPLES.iterdir())))
+        settled(page)
+    forget_documents(fresh_site)
+
+
+@pytest.fixture(scope="module")
+def chat_address(visit: Open, site: Server) -> str:
+    """Of a chat that quotes documents, after a job, a key, calls of programs, and a file that nobody can read."""
+    site.upload("photo.pdf", b"PK\x03\x04 not a pdf")
+    tide = {"files": ("tides.md", b"# Tides\n\nHigh water is at noon.")}
+    httpx.post(f"{site.url}/api/documents", files=tide, data={"collection": "harbour"}).raise_for_status()
+    for sample in sorted(SAMPLES.iterdir()):
+        site.wait_document(site.upload(sample.name, sample.read_bytes())["id"])
+    for path, body in (
+        ("chat/completions", {"messages": [{"role": "user", "content": "Say one."}], "max_tokens": 4}),
+        ("embeddings", {"input": "one"}),
+    ):
+        httpx.post(f"{site.url}/v1/{path}", json=body, timeout=60).raise_for_status()
+    with visit(site) as page:
+        page.goto(f"{site.url}/connect")
+        page.get_by_label("Name of a new key").fill("billing service")
+        page.get_by_role("button", name="Create a key").click()
+        says(re.compile("cannot be shown again"))(page)
+        page.goto(f"{site.url}/jobs")
+        settled(page)
+        prompts = page.get_by_label("… or type them")
+        if not prompts.is_visible():
+            page.get_by_text("New job").click()
+        prompts.fill("Say one.\nSay two.")
+        prompts.blur()
+        page.get_by_role("button", name="Run now").first.click()
+        LIVED_IN["jobs"](page)
+        page.goto(site.url)
+        page.get_by_role("button", name=re.compile("How many steps")).click()
+        page.get_by_role("button", name="Regenerate").wait_for()
+        return str(page.url)
+
+
+def test_every_page_of_a_lived_in_installation_is_sound(visit: Open, site: Server, chat_address: str) -> None:
+    with visit(site) as page:
+        for name in PAGES:
+            check(page, chat_address if name == "chat" else f"{site.url}/{name}", LIVED_IN[name])

@@ -1,0 +1,99 @@
+"""A server that asks for keys, in a browser: the first key lets its owner in, and each role is shown its pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import LOOKS, PHONE, Open, settled
+from tests.conftest import Server, until
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, chat_folder: Path) -> Iterator[Server]:
+    """Nothing here waits for the model: people sign in while it is being loaded."""
+    server = Server(tmp_path_factory.mktemp("guarded"), cache_dir, TENFOLD_REQUIRE_KEYS="true").start(ready=False)
+    until(lambda: first_key(server), "the first key is shown where the server was started", 120)
+    yield server
+    server.stop()
+
+
+def first_key(server: Server) -> str:
+    found = re.search(r"^\s+(tf-\S+)$", server.log.read_text(), re.M)
+    return found[1] if found else ""
+
+
+def sign_in(page: Any, key: str) -> None:
+    page.get_by_label("Key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def new_key(page: Any, server: Server, role: str) -> str:
+    """A key made on the page of an administrator."""
+    page.goto(f"{server.url}/sign-in?next=/connect")
+    sign_in(page, first_key(server))
+    page.get_by_label("Name of a new key").fill(role)
+    page.get_by_label("It may").click()
+    page.get_by_role("option", name=re.compile(role)).click()
+    page.get_by_role("button", name="Create a key").click()
+    return str(page.get_by_test_id("stCode").filter(has_text=re.compile(r"^tf-")).inner_text()).strip()
+
+
+def pages_of(page: Any) -> list[str]:
+    links = page.get_by_test_id("stSidebarNavLink")
+    expect(links.first).to_be_attached()
+    settled(page)
+    return [" ".join(text.split("\n")[-1:]) for text in links.all_inner_texts()]
+
+
+def test_a_stranger_is_asked_for_a_key(visit: Open, guarded: Server) -> None:
+    with visit(guarded, re.compile("/|/sign-in"), viewport=PHONE, is_mobile=True, has_touch=True) as page:
+        page.goto(guarded.url)
+        sign_in(page, "tf-wrong")
+        expect(page.get_by_role("alert")).to_have_text("This key is not valid.")
+        for look, (size, scheme) in LOOKS.items():
+            page.set_viewport_size(size)
+            page.emulate_media(color_scheme=scheme)
+            assert page.locator("html").evaluate("e => e.scrollWidth - e.clientWidth") <= 0, look
+    with visit(guarded, viewport=PHONE, is_mobile=True, has_touch=True) as page:
+        page.goto(f"{guarded.url}/sign-in?next=/retrieval")
+        sign_in(page, first_key(guarded))
+        expect(page.get_by_role("heading", name="Retrieval")).to_be_visible()
+        settled(page)
+
+
+@pytest.mark.parametrize(
+    ("role", "shown"),
+    [("chat, use documents", ["Chat", "Documents", "Retrieval", "Jobs", "Dashboard", "API"]),
+     ("look and search", ["Retrieval", "Dashboard", "API"])],
+)  # fmt: skip
+def test_a_key_shows_what_its_role_may(visit: Open, guarded: Server, role: str, shown: list[str]) -> None:
+    with visit(guarded) as admin:
+        key = new_key(admin, guarded, role)
+    with visit(guarded) as page:
+        page.goto(f"{guarded.url}/sign-in")
+        sign_in(page, key)
+        assert pages_of(page) == shown
+        page.goto(f"{guarded.url}/connect")
+        expect(page.get_by_role("heading", name="API", exact=True)).to_be_visible()
+        settled(page)
+        expect(page.get_by_role("heading", name="Keys")).to_have_count(0)
+
+
+def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Server) -> None:
+    with visit(guarded) as admin:
+        key = new_key(admin, guarded, "look and search")
+        page = browser.new_page()
+        page.goto(f"{guarded.url}/sign-in")
+        sign_in(page, key)
+        settled(page)
+        admin.get_by_role("button", name="Revoke").first.click()
+        expect(page.get_by_test_id("stApp")).not_to_have_attribute("data-test-connection-state", "CONNECTED")
+        page.reload()
+        expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+        page.close()
