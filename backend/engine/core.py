@@ -21,15 +21,15 @@ import numpy as np
 import psutil
 import torch
 
-from backend.engine.attention import Batch, KernelAttention, PagedAttention, Reading
-from backend.engine.chunk_cache import ChunkCache
+from backend.engine.attention.base import Batch, KernelAttention, PagedAttention, Reading
+from backend.engine.cache.blocks import BlockCache
+from backend.engine.cache.disk import PrefixStore
+from backend.engine.cache.passages import ChunkCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
-from backend.engine.cuda_graphs import DecodeGraphs
-from backend.engine.decoder import Decoder
+from backend.engine.cuda.graphs import DecodeGraphs
+from backend.engine.embedding.encoder import Encoder
 from backend.engine.embedding.queue import Embedding, EmbeddingQueue
-from backend.engine.encoder import Encoder
-from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
-from backend.engine.kv_cache import BlockCache
+from backend.engine.kernels.build import KernelsUnavailableError, load_cpu_kernels
 from backend.engine.messages import (
     BATCH,
     REALTIME,
@@ -48,8 +48,8 @@ from backend.engine.messages import (
     StepOutput,
     SwitchesApplied,
 )
-from backend.engine.prefix_store import PrefixStore
-from backend.engine.quantize import resolve_variant, working_dtype
+from backend.engine.model.decoder import Decoder
+from backend.engine.quantization.linear import resolve_variant, working_dtype
 from backend.engine.sampler import sample, score_prompt
 from backend.engine.scheduler import Scheduled, Scheduler
 from backend.engine.sequence import Sequence, Status

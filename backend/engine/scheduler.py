@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from backend.engine.cache.blocks import BlockCache
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import BATCH, REALTIME
 from backend.engine.sequence import Sequence, Status
 from backend.engine.speculate import MOST

@@ -20,11 +20,11 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from backend.engine.attention import Batch
+from backend.engine.attention.base import Batch
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.weights import UnsupportedModelError, read_shape
+from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model.decoder import Decoder
+from backend.engine.model.weights import UnsupportedModelError, read_shape
 
 SMALL = dict(
     vocab_size=200, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.quantize import resolve_variant
+from backend.engine.quantization.linear import resolve_variant
 from backend.engine.switches import Switches
 
 FP32 = Switches(quantization="fp32")

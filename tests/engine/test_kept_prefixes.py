@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from backend.engine.cache.disk import HEADER, PrefixStore
 from backend.engine.core import KEPT_A_TURN
-from backend.engine.prefix_store import HEADER, PrefixStore
 from backend.engine.switches import Switches
 
 FP32 = Switches(quantization="fp32")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.attention import whole_sequence
-from backend.engine.decoder import Decoder
-from backend.engine.forward import LINEARS
+from backend.engine.attention.base import whole_sequence
+from backend.engine.model.decoder import Decoder
+from backend.engine.model.one_call import LINEARS
+from backend.engine.model.weights import tensors
+from backend.engine.quantization.linear import linear_factory, resolve_variant
 from backend.engine.quantization.sensitivity import measure_sensitivity
-from backend.engine.quantize import linear_factory, resolve_variant
-from backend.engine.smooth import calibration_ids, smooth_layer
+from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 from backend.engine.switches import Switches, ineffective
-from backend.engine.weights import tensors
 from backend.models.random_model import write
 from tests.conftest import ROOT
 
@@ -74,7 +74,7 @@ def test_every_reason_belongs_to_a_switch_and_names_the_device() -> None:
 def test_no_hub_is_asked_for_kernels_unless_that_is_wanted(tmp_path: Path, allowed: bool) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__): raise SystemExit('a hub was asked')\n")
     code = (
-        "import torch; from backend.engine.quantize import linear_factory\n"
+        "import torch; from backend.engine.quantization.linear import linear_factory\n"
         f"linear_factory('nf4', torch.device('cpu'), None, hub_kernels={allowed})\n"
         "try:\n from kernels import get_kernel\n print('reachable')\nexcept ImportError:\n print('blocked')"
     )

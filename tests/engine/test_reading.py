@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.attention import (
+from backend.engine.attention.base import (
     DENSE_LAYERS,
     AttentionShape,
     Batch,
@@ -19,9 +19,9 @@ from backend.engine.attention import (
     whole_sequence,
 )
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.quantize import KernelLinear
+from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model.decoder import Decoder
+from backend.engine.quantization.linear import KernelLinear
 from backend.engine.switches import Switches
 
 FP32 = Switches(quantization="fp32")
@@ -94,7 +94,7 @@ def test_the_kernel_equals_scaled_dot_product_attention(cache_dir: Path, head_si
 
 
 def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_dir: Path, prompts: Any) -> None:
-    from backend.engine.attention import whole_sequence
+    from backend.engine.attention.base import whole_sequence
 
     kernels = load_cpu_kernels(cache_dir)
     if not KernelLinear.usable(kernels):

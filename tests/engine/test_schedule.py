@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from backend.engine.kv_cache import BlockCache
+from backend.engine.cache.blocks import BlockCache
 from backend.engine.messages import Generate
 from backend.engine.scheduler import Pace
 from backend.engine.sequence import Sequence

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from backend.engine.decoder import Decoder
 from backend.engine.messages import (
     Abort,
     Embed,
@@ -25,6 +24,7 @@ from backend.engine.messages import (
     StepOutput,
     SwitchesApplied,
 )
+from backend.engine.model.decoder import Decoder
 from backend.engine.switches import Switches
 from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backend.engine.attention import whole_sequence
+from backend.engine.attention.base import whole_sequence
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.forward import LINEARS, Layer
-from backend.engine.quantize import Linear
-from backend.engine.smooth import Peaks
+from backend.engine.model.one_call import LINEARS, Layer
+from backend.engine.quantization.linear import Linear
+from backend.engine.quantization.smooth import Peaks
 
 if TYPE_CHECKING:
-    from backend.engine.decoder import Decoder
+    from backend.engine.model.decoder import Decoder
 
 
 class Walk:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backend.engine.forward import LINEARS
+from backend.engine.model.one_call import LINEARS
+from backend.engine.model.weights import tensors
 from backend.engine.quantization.calibration import Walk
-from backend.engine.quantize import linear_factory
-from backend.engine.smooth import calibration_ids, smooth_layer
-from backend.engine.weights import tensors
+from backend.engine.quantization.linear import linear_factory
+from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 
 if TYPE_CHECKING:
-    from backend.engine.decoder import Decoder
+    from backend.engine.model.decoder import Decoder
 
 TOKENS = 384
 EVERY = 4

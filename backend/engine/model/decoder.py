@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from backend.engine.attention import (
+from backend.engine.attention.base import (
     AttentionShape,
     Batch,
     GatherAttention,
@@ -19,18 +19,10 @@ from backend.engine.attention import (
     PagedAttention,
     choose_gpu_attention,
 )
-from backend.engine.forward import Layer, WholeForward
-from backend.engine.packed import (
-    layers_file,
-    load_layers,
-    load_sensitivity,
-    save_layers,
-    save_sensitivity,
-    sensitive_file,
-)
+from backend.engine.model.one_call import Layer, WholeForward
+from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, rotary_tables, tensors
 from backend.engine.quantization.calibration import Walk
-from backend.engine.quantization.sensitivity import measure_sensitivity
-from backend.engine.quantize import (
+from backend.engine.quantization.linear import (
     LOW_BITS,
     DenseLinear,
     KernelLinear,
@@ -39,8 +31,16 @@ from backend.engine.quantize import (
     linear_factory,
     resolve_variant,
 )
-from backend.engine.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
-from backend.engine.weights import ModelShape, check_sizes, expected_sizes, read_shape, rotary_tables, tensors
+from backend.engine.quantization.sensitivity import measure_sensitivity
+from backend.engine.quantization.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
+from backend.engine.quantization.stored import (
+    layers_file,
+    load_layers,
+    load_sensitivity,
+    save_layers,
+    save_sensitivity,
+    sensitive_file,
+)
 from backend.models.checkpoint import fingerprint
 
 KEPT_HIGH = 0.05

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from backend.engine.weights import ModelShape
+from backend.engine.model.weights import ModelShape
 from backend.models.checkpoint import load_tokenizer
 
 ALPHA = 0.5

@@ -27,18 +27,18 @@ import psutil
 import torch
 
 from backend import packaged
+from backend.engine.bench.machine import Peaks, StepCosts, measure
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.core import EngineCore
-from backend.engine.encoder import Encoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.machine import Peaks, StepCosts, measure
+from backend.engine.embedding.encoder import Encoder
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.messages import BATCH, Failed, Finished, Generate, SamplingParams, StepOutput
-from backend.engine.quantize import working_dtype
+from backend.engine.quantization.linear import working_dtype
 from backend.engine.switches import Switches
 from backend.models.checkpoint import resolve
 
 FIRST_ID, LAST_ID = 100, 40_000
-SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
+SAMPLES = Path(__file__).resolve().parents[3] / "data" / "samples"
 PLAIN = {"prefix_cache": False, "speculation": "off"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from backend.engine.weights import UnsupportedModelError, check_sizes, tensors
+from backend.engine.model.weights import UnsupportedModelError, check_sizes, tensors
 from backend.models.checkpoint import AGAIN, BadModelError, read_json
 
 PRODUCTS = ("qkv", "output", "inner", "outer")

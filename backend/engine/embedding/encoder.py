@@ -17,11 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backend.engine.encoder_weights import PRODUCTS, EncoderShape, Weights, read_encoder_shape, read_weights
-from backend.engine.kernels import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
+from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights, read_encoder_shape, read_weights
+from backend.engine.kernels.build import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
-from backend.engine.quantize import PANEL, DenseLinear, KernelLinear, Linear, linear_factory, working_dtype
-from backend.engine.smooth import TEXT, smoothing_factor
+from backend.engine.quantization.linear import PANEL, DenseLinear, KernelLinear, Linear, linear_factory, working_dtype
+from backend.engine.quantization.smooth import TEXT, smoothing_factor
 from backend.models.checkpoint import load_tokenizer
 
 BATCH_TOKENS = 1024

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.kernels import NativeBatch
+from backend.engine.kernels.build import NativeBatch
 from backend.engine.memory import zeros
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.engine.attention import PagedAttention
+from backend.engine.attention.base import PagedAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.sequence import Sequence
 

@@ -1,4 +1,4 @@
-"""What a switch that is not exact does to the answers: `python -m backend.engine.quality --text FILE …`.
+"""What a switch that is not exact does to the answers: `python -m backend.engine.bench.quality --text FILE …`.
 
 Precisions, against fp32 on the same weights: perplexity of a text, and how often the likeliest next token is the same
 along fp32's own greedy answers. `--long N`: sparse reading and 8-bit pages behind N contexts of 4,000 tokens of the
@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from backend import packaged
-from backend.engine.attention import Reading, whole_sequence
+from backend.engine.attention.base import Reading, whole_sequence
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
-from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.kernels.build import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.model.decoder import Decoder
 from backend.models.checkpoint import load_tokenizer, resolve
 
 WINDOW = 512

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.engine.attention import KernelAttention
+from backend.engine.attention.base import KernelAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.core import EngineCore
-from backend.engine.quantize import KernelLinear
+from backend.engine.quantization.linear import KernelLinear
 
 READ_BYTES = 1 << 30
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.engine.attention import Batch, KernelAttention
-from backend.engine.kernels import NativeLayer, NativeModel
-from backend.engine.quantize import KernelLinear, Linear
-from backend.engine.weights import ModelShape
+from backend.engine.attention.base import Batch, KernelAttention
+from backend.engine.kernels.build import NativeLayer, NativeModel
+from backend.engine.model.weights import ModelShape
+from backend.engine.quantization.linear import KernelLinear, Linear
 
 LINEARS = ("qkv", "output", "gate_up", "down")
 """A layer's products with weights, in the order in which they are computed; each a field of `Layer`."""

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from backend.engine.forward import LINEARS, Layer
 from backend.engine.memory import Arena
-from backend.engine.quantize import PANEL, KernelLinear
+from backend.engine.model.one_call import LINEARS, Layer
+from backend.engine.quantization.linear import PANEL, KernelLinear
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from backend.engine.kernels import NativeLinear
+from backend.engine.kernels.build import NativeLinear
 from backend.engine.memory import Arena
 
 PANEL = 32

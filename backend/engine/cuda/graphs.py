@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from backend.engine.attention import Batch, PagedAttention
+from backend.engine.attention.base import Batch, PagedAttention
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
+from backend.engine.model.decoder import Decoder
 
 log = logging.getLogger(__name__)
 
