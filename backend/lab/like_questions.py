@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer
 
 from backend.engine.embedding.encoder import Encoder
-from backend.engine.kernels.build import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.kernels.abi import KernelsUnavailableError
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.generation.answers import alike
 from backend.models.checkpoint import resolve
 from backend.settings import ROOT, Settings

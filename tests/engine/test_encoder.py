@@ -17,7 +17,7 @@ from backend import packaged
 from backend.engine.embedding.encoder import Encoder
 from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.model.weights import UnsupportedModelError
-from backend.engine.quantization.linear import KernelLinear
+from backend.engine.quantization.kernel import KernelLinear
 from backend.models.checkpoint import resolve
 from tests.conftest import ROOT
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from backend.engine.kernels import build
-from backend.engine.kernels.build import MIRRORS, KernelsUnavailableError, NativeLinear, check_sizes, load_cpu_kernels
+from backend.engine.kernels.abi import MIRRORS, KernelsUnavailableError, NativeLinear, check_sizes
+from backend.engine.kernels.build import load_cpu_kernels
 
 REAL_CDLL = ctypes.CDLL
 

@@ -9,7 +9,8 @@ import torch
 
 from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.memory import Arena
-from backend.engine.quantization.linear import KernelLinear, PackedLinear, RowScaledInt8Linear
+from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.portable import PackedLinear, RowScaledInt8Linear
 
 TOLERANCE = {16: 0.004, 8: 0.02}
 """Relative error (Frobenius norm) of a product, by bits."""

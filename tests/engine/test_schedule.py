@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from backend.engine.cache.blocks import BlockCache
 from backend.engine.messages import Generate
-from backend.engine.scheduler import Pace
+from backend.engine.prefill_pacing import PrefillPacing
 from backend.engine.sequence import Sequence
 from backend.engine.switches import Switches
 from tests.engine.conftest import VOCAB
@@ -58,7 +58,7 @@ def test_any_schedule_gives_the_oracles_tokens(
         harness.add(f"r{i}", prompt, max_tokens=count, path="batch" if patient else "realtime")
         for _ in range(steps):
             harness.core.step()
-            harness.core.check_integrity()
+            harness.core.requests.check_integrity()
         if aborted:
             harness.core.abort(f"r{i}")
         else:
@@ -67,13 +67,13 @@ def test_any_schedule_gives_the_oracles_tokens(
         if not harness.core.has_work:
             break
         harness.core.step()
-        harness.core.check_integrity()
+        harness.core.requests.check_integrity()
     assert not harness.core.has_work, "a request hangs"
     harness.core.cache.check([])
     for request_id, (prompt, count) in wanted.items():
         failed = harness.out.failed(request_id)
         if failed is not None:
-            assert len(prompt) + count > harness.core.max_model_len, failed.error
+            assert len(prompt) + count > harness.core.serving.max_model_len, failed.error
         else:
             assert harness.out.tokens(request_id) == oracle(model, prompt, count)
 
@@ -144,15 +144,15 @@ def test_the_least_recently_used_block_is_evicted_first() -> None:
 @pytest.mark.parametrize("per_token", [0.0002, 0.001, 0.003])
 def test_a_long_prompts_pace_settles_within_the_time_allowed(per_token: float) -> None:
     """A plain step takes 8 ms, so 8 more are allowed; a prompt read whole before, and late steps, are got over."""
-    pace = Pace()
+    pacing = PrefillPacing()
     for _ in range(20):
-        pace.learn(4, 0, 0.008)
-    pace.learn(4, 4000, 4.0)  # as with chunked prefill off
+        pacing.learn(4, 0, 0.008)
+    pacing.learn(4, 4000, 4.0)  # as with chunked prefill off
     taken = []
     for step in range(200):
-        tokens = pace.tokens()
+        tokens = pacing.chunk_size()
         seconds = 0.008 + tokens * per_token
-        pace.learn(4, tokens, 0.1 if step == 50 else seconds)
+        pacing.learn(4, tokens, 0.1 if step == 50 else seconds)
         taken.append((tokens, seconds))
     settled = taken[100:]
     assert max(seconds for _, seconds in settled) <= 0.016

@@ -34,7 +34,7 @@ def test_greedy_output_is_the_oracles_and_takes_fewer_steps(make_engine: Any, pr
         out = []
         for i, prompt in enumerate(prompts):
             out.append(harness.run({f"r{i}": prompt}, max_tokens=64, ignore_eos=True)[f"r{i}"])
-        return out, harness.core.steps
+        return out, harness.core.statistics.steps
 
     with_guesses, few = run(ON)
     without, many = run(OFF)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.engine.attention.base import KernelAttention
+from backend.engine.attention.cpu import KernelAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.core import EngineCore
-from backend.engine.quantization.linear import KernelLinear
+from backend.engine.quantization.kernel import KernelLinear
 
 READ_BYTES = 1 << 30
 
@@ -66,7 +66,7 @@ class StepCosts:
 
     def __call__(self, contexts: list[int]) -> StepCost | None:
         """Cost of a step over sequences of these lengths; None where the products are not our own kernels'."""
-        rows, attention = len(contexts), self._core.attention
+        rows, attention = len(contexts), self._core.serving.attention
         if rows not in self._products:
             self._products[rows] = self._of_products(rows)
         products = self._products[rows]
@@ -78,9 +78,9 @@ class StepCosts:
         )
 
     def _of_products(self, rows: int) -> StepCost | None:
-        decoder, peaks = self._core.decoder, self._peaks
+        decoder, peaks = self._core.serving.decoder, self._peaks
         read = operations = seconds = 0.0
-        linears = [x for layer in decoder.layers for x in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+        linears = [linear for layer in decoder.layers for linear in layer.linears().values()]
         for linear in (*linears, decoder.head):
             if not isinstance(linear, KernelLinear) or not peaks.operations:
                 return None

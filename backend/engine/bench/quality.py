@@ -17,21 +17,23 @@ from pathlib import Path
 import torch
 
 from backend import packaged
-from backend.engine.attention.base import Reading, whole_sequence
-from backend.engine.config import BLOCK_SIZE
-from backend.engine.kernels.build import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.attention.base import PageSelection, one_sequence
+from backend.engine.config import blocks_for
+from backend.engine.kernels.abi import KernelsUnavailableError
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.model.decoder import Decoder
 from backend.models.checkpoint import load_tokenizer, resolve
 
 WINDOW = 512
+MOST_ANSWERED = 512
+"""Tokens of an answer that its pages have room for."""
 
 
 def logits_of(decoder: Decoder, ids: list[int]) -> torch.Tensor:
     """Float32 logits [tokens, vocab] of a sequence read in one piece."""
     attention = decoder.make_attention()
-    blocks, count = -(-len(ids) // BLOCK_SIZE), len(ids)
-    attention.allocate(blocks)
-    return decoder.forward(whole_sequence(ids, blocks, torch.arange(count)), attention)
+    attention.allocate(blocks_for(len(ids)))
+    return decoder.forward(one_sequence(ids, list(range(len(ids)))), attention)
 
 
 def perplexity(decoder: Decoder, ids: list[int]) -> float:
@@ -58,35 +60,32 @@ def greedy(decoder: Decoder, prompt: list[int], tokens: int) -> list[int]:
 
 
 def likeliest(
-    decoder: Decoder, prompt: list[int], answer: list[int], reading: Reading | None = None, *, int8: bool = False
-) -> Iterator[int]:
+    decoder: Decoder, prompt: list[int], answer: list[int], selection: PageSelection | None = None, *,
+    int8: bool = False,
+) -> Iterator[int]:  # fmt: skip
     """The likeliest token after the prompt, then after each further token of `answer`, decoded one by one.
 
-    `answer` may grow meanwhile. `reading` says how a decode step reads; the prompt is read whole.
+    `answer` may grow meanwhile. `selection` says what a decode step reads; the prompt is read whole.
     """
     attention = decoder.make_attention(int8=int8)
-    blocks = -(-(len(prompt) + 512) // BLOCK_SIZE)
-    attention.allocate(blocks)
-    logits = decoder.forward(whole_sequence(prompt, blocks, torch.tensor([len(prompt) - 1])), attention)
-    attention.reading = reading or attention.reading
+    attention.allocate(blocks_for(len(prompt) + MOST_ANSWERED))
+    logits = decoder.forward(one_sequence(prompt, [len(prompt) - 1]), attention)
+    attention.selection = selection or attention.selection
     count = 0
     while True:
         yield int(logits.argmax())
         count += 1
         if count > len(answer):
             return
-        at = len(prompt) + count - 1
-        batch = whole_sequence([answer[count - 1]], blocks, torch.tensor([0]))
-        batch.positions = batch.slots = torch.tensor([at])
-        batch.context_lens, batch.max_context = torch.tensor([at + 1], dtype=torch.int32), at + 1
+        batch = one_sequence([answer[count - 1]], [0], start=len(prompt) + count - 1)
         logits = decoder.forward(batch, attention)
 
 
 def long_contexts(decoder: Decoder, text: list[int], count: int, context: int = 4000, tokens: int = 64) -> None:
     """Print how often sparse reading and 8-bit pages give the same next token as reading everything."""
-    states: dict[str, tuple[Reading, bool]] = {
-        **{f"sparse {percent} %": (Reading(keep_percent=percent), False) for percent in (50, 25, 12)},
-        "8-bit pages": (Reading(), True),
+    states: dict[str, tuple[PageSelection, bool]] = {
+        **{f"sparse {percent} %": (PageSelection(keep_percent=percent), False) for percent in (50, 25, 12)},
+        "8-bit pages": (PageSelection(), True),
     }
     same = dict.fromkeys(states, 0)
     for i in range(count):
@@ -96,8 +95,8 @@ def long_contexts(decoder: Decoder, text: list[int], count: int, context: int = 
             answer.append(token)
             if len(answer) == tokens:
                 break
-        for name, (reading, int8) in states.items():
-            again = likeliest(decoder, prompt, answer[:-1], reading, int8=int8)
+        for name, (selection, int8) in states.items():
+            again = likeliest(decoder, prompt, answer[:-1], selection, int8=int8)
             same[name] += sum(a == b for a, b in zip(again, answer, strict=True))
     for name, value in same.items():
         row = {"reading": name, "variant": decoder.variant, "context": context, "tokens": count * tokens}
@@ -146,8 +145,8 @@ def main() -> None:
         value = perplexity(decoder, text)
         same = total = 0
         for prompt, answer in zip(prompts, answers, strict=True):
-            likeliest = logits_of(decoder, [*prompt, *answer[:-1]])[len(prompt) - 1 :].argmax(dim=-1).tolist()
-            same += sum(x == y for x, y in zip(likeliest, answer, strict=True))
+            again = logits_of(decoder, [*prompt, *answer[:-1]])[len(prompt) - 1 :].argmax(dim=-1).tolist()
+            same += sum(x == y for x, y in zip(again, answer, strict=True))
             total += len(answer)
         print(
             json.dumps(

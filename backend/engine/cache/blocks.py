@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from typing import Protocol
 
-from backend.engine.config import BLOCK_SIZE
+from backend.engine.cache.store import BlockStore
+from backend.engine.config import BLOCK_SIZE, blocks_for
 from backend.engine.sequence import Sequence
 
 
@@ -30,38 +30,13 @@ REMEMBERED = 1 << 16
 """Digests of evicted blocks that are remembered, so that a beginning met again long after still counts as met twice."""
 
 
-class BlockStore(Protocol):
-    """Where blocks outlive memory: `PrefixStore` with the pages' own copying behind it."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether another block could be taken now."""
-        ...
-
-    def has(self, digest: bytes) -> bool:
-        """Whether a block can be restored."""
-        ...
-
-    def wants(self, digest: bytes) -> bool:
-        """Whether a block is neither kept nor on its way."""
-        ...
-
-    def touch(self, digest: bytes) -> None:
-        """Note that a kept block was of use: it is the last to go."""
-        ...
-
-    def restore(self, digest: bytes, tokens: tuple[int, ...], block: int) -> bool:
-        """Bring a block's contents back into the pages of `block`; False where they are gone or corrupt."""
-        ...
-
-    def keep(self, digest: bytes, tokens: tuple[int, ...], block: int) -> None:
-        """Copy a block's contents, to be kept."""
-        ...
-
-
-def chain(parent: bytes, tokens: list[int]) -> bytes:
+def chain(parent: bytes, tokens: tuple[int, ...]) -> bytes:
     """128-bit hash of a full block that follows the block hashed `parent`."""
     return hashlib.blake2b(array("q", tokens).tobytes(), key=parent[:64], digest_size=16).digest()
+
+
+def _tokens_of(seq: Sequence, position: int) -> tuple[int, ...]:
+    return tuple(seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE])
 
 
 class BlockCache:
@@ -125,25 +100,32 @@ class BlockCache:
         digests: list[bytes] = []
         if not self.reuse or seq.scores_prompt:
             return found, digests
-        parent = self._root(seq.salt)
-        for start in range(0, (seq.length - 1) // BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE):
-            tokens = seq.tokens[start : start + BLOCK_SIZE]
-            parent = chain(parent, tokens)
-            index = self._by_digest.get(parent)
-            if index is not None and self._blocks[index].tokens != tuple(tokens):
+        for position in range((seq.length - 1) // BLOCK_SIZE):
+            digest = self._digest(seq, position)
+            index = self._by_digest.get(digest)
+            if index is not None and self._blocks[index].tokens != _tokens_of(seq, position):
                 break
-            if index is None and (self.store is None or not self.store.has(parent)):
+            if index is None and (self.store is None or not self.store.has(digest)):
                 break
             found.append(index)
-            digests.append(parent)
+            digests.append(digest)
         return found, digests
+
+    def _digest(self, seq: Sequence, position: int) -> bytes:
+        """Of a sequence's full block, over everything before it; kept with the sequence, whose tokens only grow."""
+        if seq.digests_of != self.fingerprint:
+            seq.digests, seq.digests_of = [], self.fingerprint
+        while len(seq.digests) <= position:
+            parent = seq.digests[-1] if seq.digests else self._root(seq.salt)
+            seq.digests.append(chain(parent, _tokens_of(seq, len(seq.digests))))
+        return seq.digests[position]
 
     def can_admit(self, seq: Sequence, tokens: int) -> bool:
         """Whether `tokens` tokens of a waiting sequence fit, counting what a prefix match would share."""
         found, _ = self.match(seq)
         shared = [index for index in found if index is not None]
         idle_matches = sum(1 for index in shared if self._blocks[index].refs == 0)
-        needed = seq.blocks_for(max(tokens, len(found) * BLOCK_SIZE + 1)) - len(shared)
+        needed = blocks_for(max(tokens, len(found) * BLOCK_SIZE + 1)) - len(shared)
         return needed <= self.available - idle_matches
 
     def admit(self, seq: Sequence) -> int:
@@ -156,8 +138,7 @@ class BlockCache:
                 self._blocks[index].refs += 1
         for position, (index, digest) in enumerate(zip(found, digests, strict=True)):
             if index is None:
-                tokens = tuple(seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE])
-                index = self._restore(digest, tokens)
+                index = self._restore(digest, _tokens_of(seq, position))
             if index is None:
                 for other in found[position:]:
                     if other is not None:
@@ -165,17 +146,17 @@ class BlockCache:
                 break
             seq.block_row[len(seq.blocks)] = index
             seq.blocks.append(index)
-        seq.block_hashes = digests[: len(seq.blocks)]
+        seq.committed = len(seq.blocks)
         seq.computed = len(seq.blocks) * BLOCK_SIZE
         if seq.cached_tokens < 0:  # its own blocks, found again after a preemption, have not been met by another
-            self._met(seq, found)
+            self._met(seq, found, digests)
         return seq.computed
 
-    def _met(self, seq: Sequence, found: list[int | None]) -> None:
+    def _met(self, seq: Sequence, found: list[int | None], digests: list[bytes]) -> None:
         """Note that a sequence's blocks are of use again; the deepest first, so that beginnings are the last to go."""
         if self.store is None:
             return
-        for index, known, digest in reversed(list(zip(seq.blocks, found, seq.block_hashes, strict=False))):
+        for index, known, digest in reversed(list(zip(seq.blocks, found, digests, strict=False))):
             if known is None:
                 self.store.touch(digest)
             else:
@@ -218,11 +199,11 @@ class BlockCache:
 
     def can_grow(self, seq: Sequence, tokens: int) -> bool:
         """Whether the block table can be made to hold `tokens` tokens."""
-        return seq.blocks_for(tokens) - len(seq.blocks) <= self.available
+        return blocks_for(tokens) - len(seq.blocks) <= self.available
 
     def grow(self, seq: Sequence, tokens: int) -> None:
         """Extend the block table to hold `tokens` tokens. Call `can_grow` first."""
-        while len(seq.blocks) < seq.blocks_for(tokens):
+        while len(seq.blocks) < blocks_for(tokens):
             index = self._take()
             seq.block_row[len(seq.blocks)] = index
             seq.blocks.append(index)
@@ -254,20 +235,16 @@ class BlockCache:
         """Register the blocks that `computed` has filled, so that others can share them."""
         if not self.reuse:
             return
-        # What stands behind a text that was put in is not exact, and nobody else may build on it.
-        known = seq.computed if seq.exact is None else min(seq.computed, seq.exact)
-        full = known // BLOCK_SIZE
-        while len(seq.block_hashes) < full:
-            position = len(seq.block_hashes)
-            tokens = seq.tokens[position * BLOCK_SIZE : (position + 1) * BLOCK_SIZE]
-            digest = chain(seq.block_hashes[-1] if seq.block_hashes else self._root(seq.salt), tokens)
-            seq.block_hashes.append(digest)
+        while seq.committed < seq.exact_length // BLOCK_SIZE:
+            position = seq.committed
+            digest = self._digest(seq, position)
+            seq.committed += 1
             same = self._by_digest.get(digest)
             if same is not None:
                 self._meet(same, digest)
                 continue
             index = seq.blocks[position]
-            self._blocks[index].digest, self._blocks[index].tokens = digest, tuple(tokens)
+            self._blocks[index].digest, self._blocks[index].tokens = digest, _tokens_of(seq, position)
             self._by_digest[digest] = index
             if digest in self._evicted:
                 del self._evicted[digest]
@@ -278,9 +255,8 @@ class BlockCache:
         for index in reversed(seq.blocks):
             self._unhold(index)
         seq.blocks.clear()
-        seq.block_hashes = []
-        seq.computed = 0
-        seq.pending, seq.exact = [], None
+        seq.committed = seq.computed = 0
+        seq.recompute = None
 
     def _unhold(self, index: int) -> None:
         block = self._blocks[index]

@@ -1,6 +1,6 @@
 """Finished KV blocks on disk, so that a prompt's state outlives memory and the process.
 
-A file holds one block: its tokens and its pages, under the digest that `kv_cache` chains over salt, model and tokens.
+A file holds one block: its tokens and its pages, under the digest that `blocks.py` chains over salt, model and tokens.
 Nothing else is trusted: a file of another length, checksum or tokens is removed and its block computed again.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from backend.engine.attention.base import Batch, PagedAttention
-from backend.engine.config import BLOCK_SIZE
+from backend.engine.config import BLOCK_SIZE, blocks_for
 from backend.engine.model.decoder import Decoder
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class DecodeGraphs:
 
     def __init__(self, decoder: Decoder, attention: PagedAttention, spare_block: int, max_model_len: int) -> None:
         self._decoder, self._attention, self._spare = decoder, attention, spare_block
-        self._width = -(-max_model_len // BLOCK_SIZE)
+        self._width = blocks_for(max_model_len)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Batch, torch.Tensor]] = {}
         self.failed: str | None = None
 

@@ -11,26 +11,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from backend.engine.attention.base import (
-    AttentionShape,
-    Batch,
-    GatherAttention,
-    KernelAttention,
-    PagedAttention,
-    choose_gpu_attention,
-)
-from backend.engine.model.one_call import Layer, WholeForward
-from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, rotary_tables, tensors
+from backend.engine.attention.base import AttentionShape, Batch, PagedAttention
+from backend.engine.attention.cpu import KernelAttention
+from backend.engine.attention.flash import choose_gpu_attention
+from backend.engine.attention.gather import GatherAttention
+from backend.engine.model.layer import Layer, make_layer
+from backend.engine.model.one_call import WholeForward
+from backend.engine.model.operations import KernelOps, TorchOps
+from backend.engine.model.rotary import rotary_tables
+from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, tensors
 from backend.engine.quantization.calibration import Walk
-from backend.engine.quantization.linear import (
-    LOW_BITS,
-    DenseLinear,
-    KernelLinear,
-    Linear,
-    LinearFactory,
-    linear_factory,
-    resolve_variant,
-)
+from backend.engine.quantization.factory import LOW_BITS, linear_factory, resolve_variant
+from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory
 from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
 from backend.engine.quantization.stored import (
@@ -45,58 +38,6 @@ from backend.models.checkpoint import fingerprint
 
 KEPT_HIGH = 0.05
 """Share of the linear layers that `mixed` keeps in 16 bits: those that suffer most from 8."""
-
-
-class TorchOps:
-    """The element-wise steps in plain torch, for any device."""
-
-    @staticmethod
-    def add_rms_norm(
-        residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """Add `delta` to `residual` in place, then return its RMS norm (Zhang & Sennrich 2019) in `dtype`."""
-        if delta is not None:
-            residual += delta
-        x = residual.float()
-        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight).to(dtype)
-
-    @staticmethod
-    def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-        """SwiGLU (Shazeer 2020): silu(gate) × up."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
-
-class KernelOps:
-    """The same steps through the C++ kernels."""
-
-    def __init__(self, kernels: ctypes.CDLL) -> None:
-        self._kernels = kernels
-
-    def add_rms_norm(
-        self, residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """See `TorchOps.add_rms_norm`."""
-        out = torch.empty(residual.shape, dtype=dtype)
-        self._kernels.tenfold_add_rms_norm(
-            int(dtype is torch.bfloat16),
-            residual.data_ptr(),
-            0 if delta is None else delta.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            *residual.shape,
-            eps,
-        )
-        return out
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See `TorchOps.silu_mul`."""
-        tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
-        out = torch.empty(tokens, width, dtype=gate_up.dtype)
-        self._kernels.tenfold_silu_mul(
-            int(gate_up.dtype is torch.bfloat16), gate_up.data_ptr(), out.data_ptr(), tokens, width
-        )
-        return out
 
 
 class Decoder:
@@ -163,42 +104,18 @@ class Decoder:
 
     def _make_layers(self, weights: dict[str, torch.Tensor], make_linear: LinearFactory) -> list[Layer]:
         if not self._low:
-            return [self.make_layer(weights, i, make_linear) for i in range(self.shape.layers)]
+            return [make_layer(weights, i, make_linear, self.device) for i in range(self.shape.layers)]
         # A layer at a time: read in full precision, smoothed by what was seen there, quantized, and let go.
         _, make_full = linear_factory(resolve_variant("auto", self.device), self.device, self.kernels)
-        walk = Walk(self, calibration_ids(self._folder)[: self.shape.max_positions], torch.arange(0))
+        walk = Walk(self, calibration_ids(self._folder)[: self.shape.max_positions], [])
         layers = []
         for i in range(self.shape.layers):
-            peaks = walk.peaks(i, self.make_layer(weights, i, make_full))
-            layers.append(self.make_layer(smooth_layer(weights, i, self.shape, peaks), i, make_linear))
+            peaks = walk.peaks(i, make_layer(weights, i, make_full, self.device))
+            smoothed = smooth_layer(weights, i, self.shape, peaks)
+            layers.append(make_layer(smoothed, i, make_linear, self.device))
         if self._cache_dir is not None and WholeForward.fits(layers):
             save_layers(self._file(self._cache_dir), layers)
         return layers
-
-    def make_layer(self, weights: dict[str, torch.Tensor], i: int, make_linear: LinearFactory) -> Layer:
-        """Layer `i` of weights by their names in the checkpoint."""
-        at = f"model.layers.{i}"
-
-        def fused(name: str, *parts: str) -> Linear:
-            biases = [weights.get(f"{part}.bias") for part in parts]
-            present = [bias for bias in biases if bias is not None]
-            bias = torch.cat(present) if len(present) == len(parts) else None
-            return make_linear(torch.cat([weights[f"{part}.weight"] for part in parts]), bias, name=f"{i}.{name}")
-
-        def norm(name: str) -> torch.Tensor:
-            return self._dense(weights, f"{at}.{name}.weight", torch.float32)
-
-        normed = f"{at}.self_attn.q_norm.weight" in weights
-        return Layer(
-            input_norm=norm("input_layernorm"),
-            qkv=fused("qkv", *(f"{at}.self_attn.{x}_proj" for x in "qkv")),
-            query_norm=norm("self_attn.q_norm") if normed else None,
-            key_norm=norm("self_attn.k_norm") if normed else None,
-            output=fused("output", f"{at}.self_attn.o_proj"),
-            post_norm=norm("post_attention_layernorm"),
-            gate_up=fused("gate_up", f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-            down=fused("down", f"{at}.mlp.down_proj"),
-        )
 
     def _file(self, cache_dir: Path) -> Path:
         return layers_file(cache_dir, fingerprint(self._folder, self._cache_dir), self.variant)
@@ -252,6 +169,7 @@ class Decoder:
     @torch.inference_mode()
     def forward(self, batch: Batch, attention: PagedAttention) -> torch.Tensor:
         """Run the batch through every layer; returns float32 logits [len(batch.last), vocab]."""
+        attention.prepare(batch)
         residual = self.embed(batch)
         delta: torch.Tensor | None = None
         whole = self._whole(attention)

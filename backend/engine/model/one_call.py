@@ -1,33 +1,17 @@
-"""A decoder's layers, and all of them in one kernel call instead of one from Python for every step of every layer."""
+"""All layers of a decoder in one kernel call, instead of one from Python for every step of every layer."""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import torch
 
-from backend.engine.attention.base import Batch, KernelAttention
-from backend.engine.kernels.build import NativeLayer, NativeModel
+from backend.engine.attention.base import Batch
+from backend.engine.attention.cpu import KernelAttention, KernelStep
+from backend.engine.kernels.abi import NativeLayer, NativeModel
+from backend.engine.model.layer import Layer
 from backend.engine.model.weights import ModelShape
-from backend.engine.quantization.linear import KernelLinear, Linear
-
-LINEARS = ("qkv", "output", "gate_up", "down")
-"""A layer's products with weights, in the order in which they are computed; each a field of `Layer`."""
-
-
-@dataclass(slots=True)
-class Layer:
-    """Weights of one decoder layer."""
-
-    input_norm: torch.Tensor
-    qkv: Linear
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    output: Linear
-    post_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+from backend.engine.quantization.kernel import KernelLinear
 
 
 class WholeForward:
@@ -49,8 +33,7 @@ class WholeForward:
             native.input_norm, native.post_norm = layer.input_norm.data_ptr(), layer.post_norm.data_ptr()
             if layer.query_norm is not None and layer.key_norm is not None:
                 native.query_norm, native.key_norm = layer.query_norm.data_ptr(), layer.key_norm.data_ptr()
-            for name in LINEARS:
-                linear = getattr(layer, name)
+            for name, linear in layer.linears().items():
                 assert isinstance(linear, KernelLinear)
                 setattr(native, name, linear.native())
             native.rotate = int(i not in shape.unrotated_layers)
@@ -65,15 +48,12 @@ class WholeForward:
     @staticmethod
     def fits(layers: list[Layer]) -> bool:
         """Whether every product is the kernels' own."""
-        return all(
-            isinstance(getattr(layer, name), KernelLinear)
-            for layer in layers
-            for name in LINEARS
-        )
+        return all(isinstance(linear, KernelLinear) for layer in layers for linear in layer.linears().values())
 
     def __call__(self, batch: Batch, residual: torch.Tensor) -> torch.Tensor:
         """Bring float32 `residual` [tokens, hidden] up to the last layer; returns what its down projection adds."""
-        native = self.attention.prepare(batch)
+        assert isinstance(batch.metadata, KernelStep)
+        native = batch.metadata.native
         if self._summaries is not self.attention.summaries:
             self._summaries = self.attention.summaries
             for i, layer in enumerate(self._layers):

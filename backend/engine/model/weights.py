@@ -121,23 +121,6 @@ def _eos_ids(folder: Path, default: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list) else (int(value),)
 
 
-def rotary_tables(shape: ModelShape, positions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines, float32 [positions, head_size / 2] each, scaled as the model's rope type asks."""
-    kind = shape.rope.get("rope_type", "default")
-    if kind == "default":
-        base = float(shape.rope.get("rope_theta", 10_000.0))
-        exponents = torch.arange(0, shape.head_size, 2, dtype=torch.float32, device=device) / shape.head_size
-        frequencies, scale = 1.0 / base**exponents, 1.0
-    else:
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-        if kind not in ROPE_INIT_FUNCTIONS:
-            raise UnsupportedModelError(f"Rope type {kind!r} is not supported.")
-        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](shape.rope["config"], device, seq_len=positions)
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32, device=device), frequencies.float())
-    return (angles.cos() * scale).contiguous(), (angles.sin() * scale).contiguous()
-
-
 def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every weight of the folder by name, memory-mapped.
 

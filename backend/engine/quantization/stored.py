@@ -17,13 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from backend.engine.memory import Arena
-from backend.engine.model.one_call import LINEARS, Layer
-from backend.engine.quantization.linear import PANEL, KernelLinear
+from backend.engine.model.layer import LINEARS, NORMS, Layer
+from backend.engine.quantization.kernel import PANEL, KernelLinear
 
 log = logging.getLogger(__name__)
 
 FORMAT = f"2-{PANEL}"
-NORMS = ("input_norm", "query_norm", "key_norm", "post_norm")
 
 
 def layers_file(cache_dir: Path, fingerprint: str, variant: str) -> Path:
@@ -39,8 +38,9 @@ def save_layers(file: Path, layers: list[Layer]) -> None:
             norm = getattr(layer, name)
             if norm is not None:
                 held[f"{i}.{name}"] = norm.clone()
-        for name in LINEARS:
-            for part, tensor in getattr(layer, name).packed().items():
+        for name, linear in layer.linears().items():
+            assert isinstance(linear, KernelLinear)
+            for part, tensor in linear.packed().items():
                 held[f"{i}.{name}.{part}"] = tensor.clone()  # out of the arena they share
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # a kill must not leave half a file behind
@@ -64,19 +64,13 @@ def load_layers(file: Path, count: int, kernels: ctypes.CDLL) -> list[Layer] | N
                 parts = [part for part in ("packed", "shape", "scales", "sums", "bias") if f"{name}.{part}" in names]
                 return KernelLinear.unpack({p: opened.get_tensor(f"{name}.{p}") for p in parts}, kernels, arena)
 
-            return [
-                Layer(
-                    input_norm=opened.get_tensor(f"{i}.input_norm"),
-                    qkv=linear(f"{i}.qkv"),
-                    query_norm=norm(f"{i}.query_norm"),
-                    key_norm=norm(f"{i}.key_norm"),
-                    output=linear(f"{i}.output"),
-                    post_norm=opened.get_tensor(f"{i}.post_norm"),
-                    gate_up=linear(f"{i}.gate_up"),
-                    down=linear(f"{i}.down"),
-                )
-                for i in range(count)
-            ]
+            layers = []
+            for i in range(count):
+                if not {f"{i}.input_norm", f"{i}.post_norm"} <= names:
+                    raise KeyError(f"the norms of layer {i}")
+                held = {name: norm(f"{i}.{name}") for name in NORMS}
+                layers.append(Layer(**held, **{name: linear(f"{i}.{name}") for name in LINEARS}))  # type: ignore[arg-type]
+            return layers
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         log.warning("%s cannot be read and is made again: %s", file.name, error)
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which switches are asked for, which the engine was told, and which are known to work."""
+"""In the web process: which switches are asked for, which the engine was told, and which are known to work."""
 
 from __future__ import annotations
 
