@@ -85,6 +85,23 @@ def test_the_kernel_equals_scaled_dot_product_attention(cache_dir: Path, head_si
     assert error < {"fp32": 1e-5, "bf16": 0.006, "int8": 0.02}[kind]
 
 
+def test_a_step_is_planned_once_for_all_layers(
+    tiny: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = load_cpu_kernels(cache_dir)
+    make, free = kernels.tenfold_plan, kernels.tenfold_plan_free
+    made: list[int] = []
+    freed: list[int] = []
+    monkeypatch.setattr(kernels, "tenfold_plan", lambda batch: made.append(make(batch)) or made[-1])
+    monkeypatch.setattr(kernels, "tenfold_plan_free", lambda plan: freed.append(plan) or free(plan))
+    decoder = Decoder(tiny[0], "fp32", torch.device("cpu"), kernels)
+    attention = decoder.make_attention()
+    attention.allocate(4)
+    for at in range(3):
+        decoder.forward(one_sequence([5], [0], start=at), attention)
+    assert decoder.shape.layers > 1 and len(made) == 3 and freed == made
+
+
 def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_dir: Path, prompts: Any) -> None:
 
     kernels = load_cpu_kernels(cache_dir)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from backend.engine.cache import blocks
 from backend.engine.cache.blocks import BlockCache
 from backend.engine.messages import Generate
 from backend.engine.prefill_pacing import PrefillPacing
@@ -117,6 +118,24 @@ def test_equal_prefixes_of_different_tenants_are_not_shared() -> None:
     cache.commit(first)
     assert len(cache.match(Sequence(Generate("b", list(range(33)), salt="one"), 4))[0]) == 2
     assert cache.match(Sequence(Generate("c", list(range(33)), salt="two"), 4))[0] == []
+
+
+def test_a_prompt_that_waits_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[tuple[int, ...]] = []
+    chain = blocks.chain
+    monkeypatch.setattr(blocks, "chain", lambda parent, tokens: hashed.append(tokens) or chain(parent, tokens))
+    cache, first = BlockCache(8, "model"), Sequence(Generate("a", list(range(33))), 4)
+    cache.grow(first, 33)
+    first.computed = 33
+    cache.commit(first)
+    waits = Sequence(Generate("b", list(range(33))), 4)
+    hashed.clear()
+    for _ in range(5):
+        assert cache.can_admit(waits, 33)
+    assert cache.admit(waits) == 32
+    assert len(hashed) == 2
+    other_weights = BlockCache(8, "another model")
+    assert other_weights.match(waits)[0] == [] and waits.digests_of == "another model"
 
 
 def test_the_least_recently_used_block_is_evicted_first() -> None:
