@@ -12,6 +12,11 @@ BLOCK_SIZE = 16
 """Tokens a KV block holds, on every device."""
 
 
+def blocks_for(tokens: int) -> int:
+    """Blocks that `tokens` tokens take."""
+    return -(-tokens // BLOCK_SIZE)
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Settings of one engine process.

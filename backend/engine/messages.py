@@ -1,37 +1,17 @@
-"""The typed messages between the web process and the engine. Token ids only: no text, no documents."""
+"""The typed messages between the web process and the engine, first those to it. Token ids only, no text."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from backend.engine.switches import Switches
 
 REALTIME = "realtime"
 BATCH = "batch"
-
-
 MOST_LOGPROBS = 128
 """Most alternatives that are reported beside a token."""
 MOST_LISTED = 1024
 """Most tokens that a request may name in `stop_token_ids` and in `logit_bias`."""
-
-# What the arithmetic of drawing bears in float32, far beyond what a user wants.
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (0.01, 100),
-    "frequency_penalty": (-100, 100),
-    "presence_penalty": (-100, 100),
-    "max_tokens": (0, 1 << 31),
-    "min_tokens": (0, 1 << 31),
-    "top_k": (0, 1 << 31),
-    "logprobs": (0, MOST_LOGPROBS),
-    "prompt_logprobs": (0, MOST_LOGPROBS),
-}
-WHOLE = ("max_tokens", "min_tokens", "top_k", "logprobs", "prompt_logprobs")
-OPTIONAL = ("logprobs", "prompt_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +31,7 @@ class SamplingParams:
         ignore_eos: keep going past end-of-sequence; benches need it.
         min_tokens: neither end-of-sequence nor a stop token is drawn before this many tokens.
         stop_token_ids: tokens that end the answer as end-of-sequence does.
-        logit_bias: (token id, what is added to its logit), -100 to 100; -100 bans a token, 100 forces it.
+        logit_bias: (token id, what is added to its logit), -100 (bans it) to 100 (forces it).
         prompt_logprobs: None, or how many alternatives to report beside each token of the prompt.
     """
 
@@ -71,58 +51,9 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     prompt_logprobs: int | None = None
 
-    def problem(self) -> str | None:
-        """What no sampler could make sense of, or None. Whether token ids are in the vocabulary, the engine knows."""
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is None and name in OPTIONAL:
-                continue
-            if not _is_number(value, whole=name in WHOLE):
-                return f"{name} must be {'a whole' if name in WHOLE else 'a finite'} number, not {value!r}."
-            if not low <= value <= high:
-                return f"{name} must be between {low:g} and {high:g}, not {value}."
-        if self.seed is not None and not _is_number(self.seed, whole=True):
-            return f"seed must be a whole number, not {self.seed!r}."
-        if self.top_p == 0:
-            return "top_p must be above 0."
-        if not isinstance(self.ignore_eos, bool):
-            return f"ignore_eos must be true or false, not {self.ignore_eos!r}."
-        if self.max_tokens == 0 and self.prompt_logprobs is None:
-            return "max_tokens must be at least 1, unless the prompt's log probabilities are asked for."
-        if self.min_tokens > self.max_tokens:
-            return f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}."
-        return self._listed_problem()
-
-    def _listed_problem(self) -> str | None:
-        for name in ("stop_token_ids", "logit_bias"):
-            listed = getattr(self, name)
-            if not isinstance(listed, tuple):
-                return f"{name} must be a tuple."
-            if len(listed) > MOST_LISTED:
-                return f"{name} names {len(listed)} tokens; at most {MOST_LISTED} are taken."
-        for token in self.stop_token_ids:
-            if not _is_number(token, whole=True):
-                return f"stop_token_ids must be whole numbers, not {token!r}."
-        for pair in self.logit_bias:
-            if not isinstance(pair, tuple) or len(pair) != 2 or not _is_number(pair[0], whole=True):
-                return f"logit_bias must be pairs of a token id and a number, not {pair!r}."
-            if not _is_number(pair[1]) or not -100 <= pair[1] <= 100:
-                return f"logit_bias of token {pair[0]} must be between -100 and 100, not {pair[1]!r}."
-        return None
-
     def named_tokens(self) -> tuple[int, ...]:
         """Every token id that the parameters name, for a check against the vocabulary."""
         return (*self.stop_token_ids, *(token for token, _ in self.logit_bias))
-
-
-def _is_number(value: object, *, whole: bool = False) -> bool:
-    """Whether it is a finite number (a whole one); True and False are none."""
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int) or (not whole and isinstance(value, float) and math.isfinite(value))
-
-
-# ---- to the engine ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +108,6 @@ class Ping:
 @dataclass(frozen=True, slots=True)
 class Shutdown:
     """End the process."""
-
-
-# ---- from the engine -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

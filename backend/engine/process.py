@@ -38,9 +38,8 @@ def load(config: EngineConfig, emit: Callable[[Any], None]) -> EngineCore:
     from backend.models.checkpoint import load_tokenizer
 
     core = EngineCore(config, emit)
-    for folder in (core.folder, core.embedding_folder):
-        if folder is not None:
-            load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
+    for folder in core.folders:
+        load_tokenizer(folder)  # not needed here, but nobody can ask for anything without it
     return core
 
 

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from backend.engine.cache.blocks import BlockCache
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.kv_cache import BlockCache
 from backend.engine.messages import BATCH, REALTIME
+from backend.engine.prefill_pacing import PrefillPacing
 from backend.engine.sequence import Sequence, Status
 from backend.engine.speculate import MOST
 from backend.engine.switches import Switches
@@ -21,50 +22,8 @@ from backend.engine.switches import Switches
 ARRIVAL_SMOOTHING = 0.3
 SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
-
-
 SCORED_CHUNK = 256
 """Most tokens of a prompt that a step reads where the log probability of each is wanted."""
-CAUTION = 0.8
-"""Share of the time allowed that is aimed at, since steps vary."""
-FIRST_CHUNK = 8
-PIECE = 4
-"""Tokens that the attention kernel takes together where three query heads share a key; three cost as much as four."""
-PLAIN_EVERY = 16
-"""Every so many steps nothing of a long prompt is read, to learn again what a plain step takes."""
-
-
-class Pace:
-    """How many tokens of a long prompt fit beside a decode step; corrected by what each step really took.
-
-    A token's cost grows with what stands before it and differs by machine, so it is not predicted but followed.
-    """
-
-    def __init__(self) -> None:
-        self.stall = 1.0  # how much longer a step may take for the sake of a long prompt, as a share of `decode`
-        self.decode = 0.0  # seconds of a step in which nobody reads a prompt
-        self._chunk = float(FIRST_CHUNK)
-        self._beside = 0  # steps since the last plain one
-
-    def learn(self, decoding: int, tokens: int, seconds: float) -> None:
-        """Take in a step: sequences that decoded, prompt tokens read beside them, and its time."""
-        if not decoding:
-            return
-        self._beside = self._beside + 1 if tokens else 0
-        if not tokens:  # one late step says little
-            self.decode = seconds if not self.decode else 0.7 * self.decode + 0.3 * min(seconds, 2 * self.decode)
-        elif self.decode and tokens >= self._whole():  # a prompt's last piece says nothing about larger ones
-            allowed, extra = CAUTION * self.stall * self.decode, seconds - self.decode
-            fit = max(tokens * min(allowed / max(extra, 1e-9), 3.0), 0.5 * self._chunk)
-            self._chunk = max(1.0, min(fit, 0.7 * self._chunk + 0.3 * fit))  # back at once, forward by and by
-
-    def tokens(self) -> int:
-        """Tokens of long prompts that the next step may read."""
-        return 0 if self._beside >= PLAIN_EVERY else self._whole()
-
-    def _whole(self) -> int:
-        tokens = int(self._chunk)
-        return tokens if tokens < PIECE - 1 else max(PIECE, tokens // PIECE * PIECE)
 
 
 @dataclass(slots=True)
@@ -94,8 +53,8 @@ class Scheduler:
         self.waiting: dict[str, deque[Sequence]] = {REALTIME: deque(), BATCH: deque()}
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self.pace = Pace()
-        self.fill: Callable[[Sequence], int] | None = None  # puts known texts into an admitted prompt; tokens saved
+        self.pacing = PrefillPacing()
+        self.reuse_passages: Callable[[Sequence], int] | None = None  # of an admitted prompt; gives the tokens saved
         self.looking_at: Sequence | None = None  # by `schedule` just now; whose fault it is if that raises
         self._gap: float | None = None  # smoothed seconds between arrivals
         self._last_arrival = 0.0
@@ -140,7 +99,7 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """Choose the next step's work and give it blocks. Empty when nothing can run."""
         self._hold_since = None
-        self.pace.stall = self.switches.prompt_stall_percent / 100
+        self.pacing.stall = self.switches.prompt_stall_percent / 100
         budget = self.token_budget if self.switches.chunked_prefill else 1 << 30
         batch: list[Scheduled] = []
         chosen: set[str] = set()
@@ -157,29 +116,29 @@ class Scheduler:
         for seq in list(self.running):
             self.looking_at = seq
             if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
-                draft = seq.guess(MOST) if self._speculates() and not seq.pending else []
+                draft = seq.guess(MOST) if self._speculates() and not seq.recompute_positions else []
                 if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
                     draft = []
                 take(seq, 1 + len(draft), draft)
         waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in batch)
-        paced = self.pace.tokens() if self.switches.chunked_prefill and waited_for else budget
+        paced_budget = self.pacing.chunk_size() if self.switches.chunked_prefill and waited_for else budget
 
-        def portion(seq: Sequence) -> int:
+        def chunk_size(seq: Sequence) -> int:
             """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
-            nonlocal paced
+            nonlocal paced_budget
             if seq.scores_prompt:  # each gives a row of logits as wide as the vocabulary
                 return min(seq.remaining, budget, SCORED_CHUNK)
-            if not self._long(seq):
+            if not self._is_paced(seq):
                 return min(seq.remaining, budget)
-            tokens = min(seq.remaining, budget, paced)
-            paced -= tokens
+            tokens = min(seq.remaining, budget, paced_budget)
+            paced_budget -= tokens
             return tokens
 
         for seq in self._by_urgency(self.running):
             if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
                 continue
             self.looking_at = seq
-            tokens = portion(seq)
+            tokens = chunk_size(seq)
             if tokens and self._make_room(seq, seq.computed + tokens, chosen):
                 take(seq, tokens)
         budget += self._yield_to_realtime(batch)
@@ -187,15 +146,15 @@ class Scheduler:
         if not forming or not self.running:
             while (forming or budget > 0) and len(self.running) < self.switches.max_batch:
                 # One that no token could be read of now would only hold a place, and blocks, that others can use.
-                candidate = self.looking_at = self._next_waiting(long=forming or paced > 0)
+                candidate = self.looking_at = self._next_waiting(long=forming or paced_budget > 0)
                 if candidate is None or not self._admit(candidate):
                     break
-                if budget > 0 and (tokens := portion(candidate)):
+                if budget > 0 and (tokens := chunk_size(candidate)):
                     take(candidate, tokens)
         self.looking_at = None
         return batch
 
-    def _long(self, seq: Sequence) -> bool:
+    def _is_paced(self, seq: Sequence) -> bool:
         """Whether a prompt is read at a pace that others can bear."""
         return seq.length > self.token_budget
 
@@ -211,7 +170,7 @@ class Scheduler:
     def _next_waiting(self, *, long: bool = True) -> Sequence | None:
         """The first in line; without `long` the first whose prompt needs no pace."""
         everyone = itertools.chain(self.waiting[REALTIME], self.waiting[BATCH])
-        return next((seq for seq in everyone if long or not self._long(seq)), None)
+        return next((seq for seq in everyone if long or not self._is_paced(seq)), None)
 
     def _admit(self, seq: Sequence) -> bool:
         # The whole prompt must fit, and one block of slack per running sequence, or admitting would at once preempt.
@@ -219,9 +178,9 @@ class Scheduler:
             return False
         self._queue(seq).remove(seq)
         reused = self.cache.admit(seq)
-        if self.fill is not None and seq.segments and self.cache.can_grow(seq, seq.length):
+        if self.reuse_passages is not None and seq.segments and self.cache.can_grow(seq, seq.length):
             self.cache.grow(seq, seq.length)
-            reused += self.fill(seq)
+            reused += self.reuse_passages(seq)
         if seq.cached_tokens < 0:  # recomputation after a preemption is no cache hit
             seq.cached_tokens = min(reused, seq.prompt_len)
         seq.status = Status.RUNNING

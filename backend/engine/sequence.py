@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
-from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import Generate, Logprob, Usage
 from backend.engine.speculate import Drafter, PromptLookup
 
@@ -20,6 +20,19 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class Recompute:
+    """What is left of a prompt that kept states of passages were put into.
+
+    Attributes:
+        positions: still to go through the model, ascending.
+        exact_prefix: tokens before the first passage; what is behind it is not as the model itself would have it.
+    """
+
+    positions: list[int]
+    exact_prefix: int
 
 
 class Sequence:
@@ -43,7 +56,9 @@ class Sequence:
         self.status = Status.WAITING
         self.blocks: list[int] = []
         self.block_row = np.zeros(max_blocks, dtype=np.int32)
-        self.block_hashes: list[bytes] = []
+        self.digests: list[bytes] = []  # of its full blocks, as far as anybody asked; see `BlockCache`
+        self.digests_of = ""  # the fingerprint that they were made with
+        self.committed = 0  # blocks that the cache knows
         self.computed = 0
         asked = self.sampling.prompt_logprobs is not None
         self.prompt_logprobs: list[Logprob | None] = [None] * self.prompt_len if asked else []
@@ -52,8 +67,7 @@ class Sequence:
             self.end_ids |= frozenset(eos_ids)
         # Log probabilities of a prompt are those of its own text: nothing is put in from elsewhere.
         self.segments = () if asked else request.segments
-        self.pending: list[int] = []  # positions still to compute, where states of texts were put between them
-        self.exact: int | None = None  # tokens before the first such text
+        self.recompute: Recompute | None = None
         self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
         self.prefill_seconds = self.decode_seconds = 0.0
         self.arrival = request.arrival or time.monotonic()
@@ -79,15 +93,33 @@ class Sequence:
         return len(self.prompt_logprobs) > 1 and self.prompt_logprobs[-1] is None
 
     @property
+    def recompute_positions(self) -> list[int]:
+        """Positions still to compute, where states of passages were put between them; else none."""
+        return self.recompute.positions if self.recompute is not None else []
+
+    @property
+    def exact_length(self) -> int:
+        """Computed tokens that others may build on: up to the first passage whose states came from elsewhere."""
+        return self.computed if self.recompute is None else min(self.computed, self.recompute.exact_prefix)
+
+    @property
     def remaining(self) -> int:
         """Tokens that still have to go through the model before the next one can be sampled."""
-        return len(self.pending) or len(self.tokens) - self.computed
+        return len(self.recompute_positions) or len(self.tokens) - self.computed
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why no token follows, "stop" or "length"; None while one does."""
+        if self.output_len and self.tokens[-1] in self.end_ids:
+            return "stop"
+        return "length" if self.output_len >= self.sampling.max_tokens else None
 
     def advance(self, count: int) -> None:
         """Note that the next `count` positions have been computed."""
-        if self.pending:
-            del self.pending[:count]
-            if not self.pending:
+        positions = self.recompute_positions
+        if positions:
+            del positions[:count]
+            if not positions:
                 self.computed = len(self.tokens)
         else:
             self.computed += count
@@ -97,10 +129,6 @@ class Sequence:
         if self.drafter is None:
             self.drafter = PromptLookup()
         return self.drafter.propose(self.tokens, min(room, self.sampling.max_tokens - self.output_len - 1))
-
-    def blocks_for(self, tokens: int) -> int:
-        """Blocks a sequence of `tokens` tokens needs."""
-        return -(-tokens // BLOCK_SIZE)
 
     def usage(self, variant: str) -> Usage:
         """The request's account, closed now."""

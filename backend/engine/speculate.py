@@ -40,8 +40,6 @@ class PromptLookup:
         self._length = 4
         self._failures = 0
         self._paused_until = 0
-        self.proposed = 0
-        self.accepted = 0
 
     def propose(self, tokens: list[int], room: int) -> list[int]:
         """Guess up to `room` tokens that follow `tokens`; empty when there is nothing to go by."""
@@ -63,8 +61,6 @@ class PromptLookup:
 
     def learn(self, proposed: int, accepted: int, length: int) -> None:
         """Adapt: guess further after success, less after failure, and pause where it does not pay."""
-        self.proposed += proposed
-        self.accepted += accepted
         if accepted == proposed:
             self._length = min(self._length * 2, MOST)
         else:

@@ -251,32 +251,6 @@ class Switches:
         return asdict(self)
 
 
-def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: bool, bf16: bool) -> dict[str, str]:
-    """Why switches, or some of their values, do nothing where an engine runs: a sentence by the switch's name.
-
-    Args:
-        device_type: "cpu" or "cuda".
-        kernels: whether the C++ attention serves.
-        scattered: whether attention may leave out positions that are known already.
-        graphs: whether decode steps can be recorded.
-        bf16: whether the device computes in bf16.
-    """
-    gpu = device_type == "cuda"
-    missing = {
-        Needs.KERNEL_PAGES: None if kernels else "Does nothing here: only the C++ attention of processors has it, and "
-        + ("this engine runs on a GPU." if gpu else "it does not serve on this machine."),
-        Needs.SCATTERED_READING: None if scattered else "Does nothing here: this GPU's attention reads every position.",
-        Needs.CUDA_GRAPHS: None if graphs else "Does nothing here: "
-        + ("this GPU's attention cannot be recorded." if gpu else "this engine runs on a processor."),
-    }
-    reasons = {f.name: missing[f.metadata["needs"]] for f in fields(Switches) if f.metadata["needs"]}
-    if gpu:
-        reasons["quantization"] = "On a GPU, int8 and mixed are bitsandbytes' LLM.int8(), the same as bnb-int8."
-    elif not bf16:
-        reasons["quantization"] = "bf16 is held as fp32 here: this processor does not compute in bf16."
-    return {name: reason for name, reason in reasons.items() if reason}
-
-
 def describe() -> list[dict[str, Any]]:
     """Name, label, help, group, when it acts, choices and range of every switch, in order."""
     return [{"name": f.name, "default": f.default, **f.metadata} for f in fields(Switches)]

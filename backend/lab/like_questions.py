@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from backend.engine.encoder import Encoder
-from backend.engine.kernels import KernelsUnavailableError, load_cpu_kernels
+from backend.engine.embedding.encoder import Encoder
+from backend.engine.kernels.abi import KernelsUnavailableError
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.generation.likeness import alike
 from backend.models.checkpoint import resolve
 from backend.settings import ROOT, Settings

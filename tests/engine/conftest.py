@@ -70,7 +70,7 @@ class Harness:
     def drain(self) -> None:
         while self.core.has_work:
             self.core.step()
-        self.core.check_integrity()
+        self.core.requests.check_integrity()
 
     def run(self, prompts: dict[str, list[int]], **sampling: Any) -> dict[str, list[int]]:
         for request_id, prompt in prompts.items():

@@ -66,7 +66,7 @@ def test_keys_are_turned_to_their_new_position(make_engine: Any, prompts: Any, t
     harness = make_engine(ON.updated({"chunk_recompute_percent": 0}))
     core = harness.core
     seen: list[torch.Tensor] = []
-    original = core._run
+    original = core.runner.run
 
     def watch(scheduled: Any) -> Any:
         produced = original(scheduled)
@@ -74,10 +74,10 @@ def test_keys_are_turned_to_their_new_position(make_engine: Any, prompts: Any, t
         if seq.output_len == 1:
             at = torch.arange(seq.prompt_len - 1)
             slots = torch.from_numpy(seq.block_row)[at // 16].long() * 16 + at % 16
-            seen.append(core.attention.read_tokens(slots)[0][0])
+            seen.append(core.serving.attention.read_tokens(slots)[0][0])
         return produced
 
-    core._run = watch
+    core.runner.run = watch
     ask(harness, "first", [prompts[0], texts[0], texts[1], prompts[4]])
     ask(harness, "moved", [prompts[0], texts[1], texts[0], prompts[4]])
     core.set_switches(ON.updated({"chunk_reuse": False}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -20,11 +21,10 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from backend.engine.attention import Batch
-from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.weights import UnsupportedModelError, read_shape
+from backend.engine.attention.base import Batch, NewTokens, make_batch
+from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model.decoder import Decoder
+from backend.engine.model.weights import UnsupportedModelError, read_shape
 
 SMALL = dict(
     vocab_size=200, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -49,18 +49,8 @@ TOLERANCE = 2e-5
 
 
 def one_sequence(tokens: list[int], past: int, table: list[int]) -> Batch:
-    positions = torch.arange(past, past + len(tokens))
-    return Batch(
-        token_ids=torch.tensor(tokens),
-        positions=positions,
-        slots=torch.tensor([table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions.tolist()]),
-        query_starts=torch.tensor([0, len(tokens)], dtype=torch.int32),
-        context_lens=torch.tensor([past + len(tokens)], dtype=torch.int32),
-        tables=torch.tensor([table], dtype=torch.int32),
-        max_query=len(tokens),
-        max_context=past + len(tokens),
-        last=torch.arange(len(tokens)),
-    )
+    part = NewTokens(tokens, range(past, past + len(tokens)), np.array(table, dtype=np.int32))
+    return make_batch([part], list(range(len(tokens))), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "portable"])

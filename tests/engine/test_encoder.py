@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, BertConfig, BertModel
 
 from backend import packaged
-from backend.engine.encoder import Encoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.quantize import KernelLinear
-from backend.engine.weights import UnsupportedModelError
+from backend.engine.embedding.encoder import Encoder
+from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model.weights import UnsupportedModelError
+from backend.engine.quantization.kernel import KernelLinear
 from backend.models.checkpoint import resolve
 from tests.conftest import ROOT
 

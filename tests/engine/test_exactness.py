@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.quantize import resolve_variant
+from backend.engine.quantization.factory import resolve_variant
 from backend.engine.switches import Switches
 from tests.engine.conftest import LENGTH
 
@@ -82,11 +82,11 @@ def test_swapping_weights_mid_flight_loses_nothing(make_engine: Any, prompts: An
     for _ in range(10):
         harness.core.step()
     harness.core.set_switches(FP32.updated({"quantization": quantization}))
-    assert harness.core.decoder.variant == "fp32", "the swap must not stop the loop"
+    assert harness.core.serving.decoder.variant == "fp32", "the swap must not stop the loop"
     deadline = time.monotonic() + 60
-    while harness.core.loading and time.monotonic() < deadline:
+    while harness.core.serving.loading and time.monotonic() < deadline:
         harness.core.step()
         time.sleep(0.01)
     harness.drain()
-    assert harness.core.decoder.variant == quantization
+    assert harness.core.serving.decoder.variant == quantization
     assert all(len(harness.out.tokens(f"r{i}")) == 64 for i in range(len(prompts)))

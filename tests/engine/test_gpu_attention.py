@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backend.engine.attention import AttentionShape, GatherAttention, VarlenAttention, choose_gpu_attention
+from backend.engine.attention.base import AttentionShape
+from backend.engine.attention.flash import VarlenAttention, choose_gpu_attention
+from backend.engine.attention.gather import GatherAttention
 
 SHAPE = AttentionShape(layers=2, heads=6, kv_heads=2, head_size=32)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from backend.engine.cache.disk import HEADER, PrefixStore
 from backend.engine.core import KEPT_A_TURN
-from backend.engine.prefix_store import HEADER, PrefixStore
 from backend.engine.switches import Switches
 
 FP32 = Switches(quantization="fp32")
@@ -159,11 +159,11 @@ def test_only_what_is_met_again_is_written(make_engine: Any, tiny: Any, tmp_path
     instructions = [(7 * j) % 60 for j in range(32)]
     for i in range(40):
         harness.run({f"chat{i}": instructions + [i + 1] * 60}, max_tokens=4, ignore_eos=True)
-    harness.core.store.files.flush()
+    harness.core.serving.store.files.flush()
     assert len(list(tmp_path.rglob("*.kv"))) == 2, "the instructions, and none of the forty questions"
     prompt = [3, 1, 4, 1, 5] * 10
     harness.run({"a": prompt, "b": prompt}, max_tokens=4, ignore_eos=True)  # computed at once, by two sequences
-    harness.core.store.files.flush()
+    harness.core.serving.store.files.flush()
     assert len(list(tmp_path.rglob("*.kv"))) == 2 + 3
     harness.core.close()
 
@@ -177,7 +177,7 @@ def test_what_was_evicted_and_comes_again_is_written(make_engine: Any, tiny: Any
     harness.run({"first": document}, max_tokens=2)
     for i in range(4):
         harness.run({f"other{i}": [i + 1] * 60}, max_tokens=2)
-    harness.core.store.files.flush()
+    harness.core.serving.store.files.flush()
     assert not list(tmp_path.rglob("*.kv"))
     harness.run({"again": document}, max_tokens=2)
     assert harness.out.finished("again").usage.cached_tokens == 0
@@ -188,8 +188,8 @@ def test_what_was_evicted_and_comes_again_is_written(make_engine: Any, tiny: Any
 def test_few_blocks_are_copied_in_one_turn(make_engine: Any, tiny: Any, tmp_path: Path) -> None:
     harness = make_engine(FP32, folder=tiny[0], prefix_dir=tmp_path)
     core, copied = harness.core, []
-    read = core.attention.read_block
-    core.attention.read_block = lambda block: copied.append(block) or read(block)
+    read = core.serving.attention.read_block
+    core.serving.attention.read_block = lambda block: copied.append(block) or read(block)
     prompt = [(5 * j) % 61 for j in range(220)]
     once(harness, "cold", prompt)
     harness.add("warm", prompt, max_tokens=12, ignore_eos=True)

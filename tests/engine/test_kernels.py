@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from backend.engine import kernels
-from backend.engine.kernels import MIRRORS, KernelsUnavailableError, NativeLinear, check_sizes, load_cpu_kernels
+from backend.engine.kernels import build
+from backend.engine.kernels.abi import MIRRORS, KernelsUnavailableError, NativeLinear, check_sizes
+from backend.engine.kernels.build import load_cpu_kernels
 
 REAL_CDLL = ctypes.CDLL
 
@@ -23,7 +24,7 @@ def elsewhere(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     """The private temporary folder, with a library that was built before."""
     built = Path(load_cpu_kernels(cache_dir)._name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = next(path for path in list(kernels._folders(cache_dir)) if path.parent == tmp_path)
+    folder = next(path for path in list(build._folders(cache_dir)) if path.parent == tmp_path)
     shutil.copy(built, folder)
     return folder
 
@@ -93,4 +94,4 @@ def test_structs_that_differ_from_their_mirrors_are_refused_by_name(cache_dir: P
 @pytest.mark.parametrize("line", ["flags\t\t: fpu avx2", "Features\t: fp asimd sve"])
 def test_the_processors_instructions_are_part_of_the_key(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: f"processor\t: 0\n{line}\n")
-    assert kernels._processor() == line
+    assert build._processor() == line

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.attention import whole_sequence
-from backend.engine.decoder import Decoder
-from backend.engine.forward import LINEARS
+from backend.engine.attention.base import one_sequence
+from backend.engine.info import ineffective
+from backend.engine.model import decoder as decoder_module
+from backend.engine.model.decoder import Decoder
+from backend.engine.model.layer import LINEARS, make_layer
+from backend.engine.model.weights import tensors
+from backend.engine.quantization.factory import linear_factory, resolve_variant
 from backend.engine.quantization.sensitivity import measure_sensitivity
-from backend.engine.quantize import linear_factory, resolve_variant
-from backend.engine.smooth import calibration_ids, smooth_layer
-from backend.engine.switches import Switches, ineffective
-from backend.engine.weights import tensors
+from backend.engine.quantization.smooth import calibration_ids, smooth_layer
+from backend.engine.switches import Switches
 from backend.models.random_model import write
 from tests.conftest import ROOT
 
@@ -74,7 +76,7 @@ def test_every_reason_belongs_to_a_switch_and_names_the_device() -> None:
 def test_no_hub_is_asked_for_kernels_unless_that_is_wanted(tmp_path: Path, allowed: bool) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__): raise SystemExit('a hub was asked')\n")
     code = (
-        "import torch; from backend.engine.quantize import linear_factory\n"
+        "import torch; from backend.engine.quantization.factory import linear_factory\n"
         f"linear_factory('nf4', torch.device('cpu'), None, hub_kernels={allowed})\n"
         "try:\n from kernels import get_kernel\n print('reachable')\nexcept ImportError:\n print('blocked')"
     )
@@ -93,16 +95,17 @@ def test_smoothing_leaves_the_function_as_it_is(tiny: Path) -> None:
     decoder = Decoder(tiny, "fp32", CPU, None)
     _, make = linear_factory("fp32", CPU, None)
     weights, ids = dict(tensors(tiny)), calibration_ids(tiny)[:100]
-    batch = whole_sequence(ids, 7, torch.arange(len(ids)))
+    batch = one_sequence(ids, list(range(len(ids))))
 
     def logits() -> torch.Tensor:
         attention = decoder.make_attention()
         attention.allocate(7)
         return decoder.forward(batch, attention)
 
-    before, walk = logits(), Walk(decoder, ids, torch.arange(0))
+    before, walk = logits(), Walk(decoder, ids, [])
     for i, layer in enumerate(decoder.layers):
-        decoder.layers[i] = decoder.make_layer(smooth_layer(weights, i, decoder.shape, walk.peaks(i, layer)), i, make)
+        smoothed = smooth_layer(weights, i, decoder.shape, walk.peaks(i, layer))
+        decoder.layers[i] = make_layer(smoothed, i, make, CPU)
         assert not torch.equal(decoder.layers[i].input_norm, layer.input_norm)
     assert (logits() - before).abs().max() < 1e-4
 
@@ -112,18 +115,17 @@ def test_no_two_layers_are_held_in_full_precision_while_quantizing(
 ) -> None:
     held: dict[int, list[weakref.ref[Any]]] = {}
     most: list[int] = []
-    make_layer = Decoder.make_layer
 
-    def watched(self: Decoder, weights: Any, i: int, make_linear: Any) -> Any:
-        layer = make_layer(self, weights, i, make_linear)
+    def watched(weights: Any, i: int, make_linear: Any, device: torch.device) -> Any:
+        layer = make_layer(weights, i, make_linear, device)
         held.setdefault(id(make_linear), []).append(weakref.ref(layer.qkv))
         full = next(iter(held.values()))  # the first that is made is read in full precision
         most.append(sum(reference() is not None for reference in full))
         return layer
 
-    monkeypatch.setattr(Decoder, "make_layer", watched)
-    decoder = Decoder(tiny, "int8", CPU, None)
-    assert len(held) == 2 and max(most) <= 2 and len(most) == 2 * decoder.shape.layers
+    monkeypatch.setattr(decoder_module, "make_layer", watched)
+    made = decoder_module.Decoder(tiny, "int8", CPU, None)
+    assert len(held) == 2 and max(most) <= 2 and len(most) == 2 * made.shape.layers
 
 
 def test_sensitivity_finds_the_layer_that_eight_bits_ruin(tiny: Path, tmp_path: Path) -> None:

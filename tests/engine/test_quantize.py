@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.engine.kernels import load_cpu_kernels
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.memory import Arena
-from backend.engine.quantize import KernelLinear, PackedLinear, RowScaledInt8Linear
+from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.portable import PackedLinear, RowScaledInt8Linear
 
 TOLERANCE = {16: 0.004, 8: 0.02}
 """Relative error (Frobenius norm) of a product, by bits."""

@@ -10,20 +10,23 @@ from typing import Any
 import pytest
 import torch
 
-from backend.engine.attention import (
-    DENSE_LAYERS,
+from backend.engine.attention.base import (
     AttentionShape,
-    Batch,
-    GatherAttention,
-    KernelAttention,
-    Reading,
-    whole_sequence,
+    NewTokens,
+    PagedAttention,
+    PageSelection,
+    make_batch,
+    one_sequence,
 )
-from backend.engine.config import BLOCK_SIZE
-from backend.engine.decoder import Decoder
-from backend.engine.kernels import load_cpu_kernels
-from backend.engine.packed import save_sensitivity, sensitive_file
-from backend.engine.quantize import KernelLinear, resolve_variant
+from backend.engine.attention.cpu import DENSE_LAYERS, KernelAttention
+from backend.engine.attention.gather import GatherAttention
+from backend.engine.config import BLOCK_SIZE, blocks_for
+from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model.decoder import Decoder
+from backend.engine.model.layer import LINEARS
+from backend.engine.quantization.factory import resolve_variant
+from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.stored import save_sensitivity, sensitive_file
 from backend.engine.switches import Switches
 from backend.models.checkpoint import fingerprint
 from tests.engine.conftest import LENGTH, Harness
@@ -39,7 +42,7 @@ def generate(harness: Any, batch: list[list[int]], count: int = 24) -> list[list
 def sensitivity_known(chat_folder: Path, cache_dir: Path, tmp_path: Path) -> Path:
     """A cache in which it is noted which layers are sensitive: any will do here, and to measure it takes minutes."""
     shutil.copytree(cache_dir / "kernels", tmp_path / "kernels")
-    costs = {f"{i}.{name}": float(i) for i in range(30) for name in ("qkv", "output", "gate_up", "down")}
+    costs = {f"{i}.{name}": float(i) for i in range(30) for name in LINEARS}
     save_sensitivity(sensitive_file(tmp_path, fingerprint(chat_folder, tmp_path)), costs)
     return tmp_path
 
@@ -75,44 +78,50 @@ def test_the_kernel_equals_scaled_dot_product_attention(cache_dir: Path, head_si
     kernel = KernelAttention(shape, dtype, load_cpu_kernels(cache_dir), int8=kind == "int8")
     reference = GatherAttention(shape, torch.float32, torch.device("cpu"))
     lengths, news = [1, 17, 300, 561, 40], [1, 5, 1, 70, 3]
-    blocks = sum(-(-n // 16) for n in lengths)
-    order = torch.randperm(blocks, dtype=torch.int32)
-    tables, at = torch.zeros(len(lengths), 40, dtype=torch.int32), 0
-    for i, n in enumerate(lengths):
-        used = -(-n // 16)
-        tables[i, :used] = order[at : at + used]
-        at += used
+    needed = [blocks_for(n) for n in lengths]
+    blocks = sum(needed)
+    owned = torch.randperm(blocks, dtype=torch.int32).split(needed)
     cosine, sine = torch.ones(600, head_size // 2), torch.zeros(600, head_size // 2)
-
-    def batch(news: list[int], ends: list[int]) -> Batch:
-        positions = torch.cat([torch.arange(e - n, e) for n, e in zip(news, ends, strict=True)])
-        owner = torch.repeat_interleave(torch.arange(len(news)), torch.tensor(news))
-        slots = tables[owner, positions // 16].long() * 16 + positions % 16
-        starts = torch.tensor([0, *torch.tensor(news).cumsum(0).tolist()], dtype=torch.int32)
-        return Batch(positions, positions, slots, starts, torch.tensor(ends, dtype=torch.int32), tables, max(news),
-                     max(ends), torch.tensor([0]))
-
     kernel.allocate(blocks)
     reference.allocate(blocks)
-    past = [n - m for n, m in zip(lengths, news, strict=True)]
-    filled = [(n, e) for n, e in zip(past, past, strict=True) if n]
-    tables_all = tables
-    tables = tables_all[[i for i, n in enumerate(past) if n]]
     width = (2 * group + 4) * head_size
-    first = torch.randn(sum(n for n, _ in filled), width).to(dtype)
-    for attention in (kernel, reference):
-        x = first if attention is kernel else first.float()
-        attention.forward(0, x, batch([n for n, _ in filled], [e for _, e in filled]), cosine, sine, rotate=True)
-    tables = tables_all
+
+    def attend(attention: PagedAttention, qkv: torch.Tensor, spans: list[tuple[int, int, int]]) -> torch.Tensor:
+        """Go through the positions from `start` to `end` of the sequences named."""
+        parts = [NewTokens([0] * (end - start), range(start, end), owned[i].numpy()) for i, start, end in spans]
+        batch = make_batch(parts, [], torch.device("cpu"))
+        attention.prepare(batch)
+        return attention.forward(0, qkv, batch, cosine, sine, rotate=True).float()
+
+    past = [(i, 0, n - m) for i, (n, m) in enumerate(zip(lengths, news, strict=True)) if n > m]
+    new = [(i, n - m, n) for i, (n, m) in enumerate(zip(lengths, news, strict=True))]
+    first = torch.randn(sum(end for _, _, end in past), width).to(dtype)
     qkv = torch.randn(sum(news), width).to(dtype)
-    got = kernel.forward(0, qkv, batch(news, lengths), cosine, sine, rotate=True).float()
-    wanted = reference.forward(0, qkv.float(), batch(news, lengths), cosine, sine, rotate=True)
+    for attention, cast in ((kernel, dtype), (reference, torch.float32)):
+        attend(attention, first.to(cast), past)
+    got, wanted = attend(kernel, qkv, new), attend(reference, qkv.float(), new)
     error = float((got - wanted).norm() / wanted.norm())
     assert error < {"fp32": 1e-5, "bf16": 0.006, "int8": 0.02}[kind]
 
 
+def test_a_step_is_planned_once_for_all_layers(
+    tiny: Any, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = load_cpu_kernels(cache_dir)
+    make, free = kernels.tenfold_plan, kernels.tenfold_plan_free
+    made: list[int] = []
+    freed: list[int] = []
+    monkeypatch.setattr(kernels, "tenfold_plan", lambda batch: made.append(make(batch)) or made[-1])
+    monkeypatch.setattr(kernels, "tenfold_plan_free", lambda plan: freed.append(plan) or free(plan))
+    decoder = Decoder(tiny[0], "fp32", torch.device("cpu"), kernels)
+    attention = decoder.make_attention()
+    attention.allocate(4)
+    for at in range(3):
+        decoder.forward(one_sequence([5], [0], start=at), attention)
+    assert decoder.shape.layers > 1 and len(made) == 3 and freed == made
+
+
 def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_dir: Path, prompts: Any) -> None:
-    from backend.engine.attention import whole_sequence
 
     kernels = load_cpu_kernels(cache_dir)
     if not KernelLinear.usable(kernels):
@@ -125,7 +134,7 @@ def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_di
         attention.allocate(8)
         if not whole:
             decoder._whole = lambda _: None  # type: ignore[method-assign]
-        results.append(decoder.forward(whole_sequence(ids, 8, torch.arange(len(ids))), attention))
+        results.append(decoder.forward(one_sequence(ids, list(range(len(ids)))), attention))
     assert torch.equal(*results)
 
 
@@ -140,7 +149,7 @@ def test_quantized_layers_from_disk_are_those_that_were_made(
     kept = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
     for one, other in zip(made.layers, kept.layers, strict=True):
         assert torch.equal(one.input_norm, other.input_norm)
-        for name in ("qkv", "output", "gate_up", "down"):
+        for name in LINEARS:
             a, b = getattr(one, name).packed(), getattr(other, name).packed()
             assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     file.write_bytes(file.read_bytes()[:1000])
@@ -163,8 +172,8 @@ def test_a_full_page_is_summarized_by_the_mean_and_variance_of_its_keys(cache_di
     attention.allocate(4)
     keys = torch.randn(3, 64, 1, 64)
     attention.write_tokens(torch.arange(32), keys[:, :32], keys[:, :32], None, frozenset())
-    attention.reading = Reading(keep_percent=50)
-    attention.prepare(Batch(*[torch.zeros(1, dtype=torch.int64)] * 6, 1, 1, torch.zeros(1)))  # type: ignore[arg-type]
+    attention.selection = PageSelection(keep_percent=50)
+    attention.prepare(one_sequence([1], [0]))
     attention.write_tokens(torch.arange(32, 64), keys[:, 32:], keys[:, 32:], None, frozenset())
     assert attention.summaries is not None
     mean, variance = attention.summaries[2].float().unbind(2)
@@ -186,10 +195,9 @@ def test_sparse_reading_finds_the_pages_that_match(cache_dir: Path, size: int, d
     assert len(matching) == 14
     keys[:, (matching.unsqueeze(1) * 16 + torch.arange(16)).flatten(), 0] += query
     attention.write_tokens(torch.arange(1023), keys, values, None, frozenset())
-    attention.reading = Reading(keep_percent=25)
-    batch = whole_sequence([0], 64, torch.tensor([0]))
-    batch.positions = batch.slots = torch.tensor([1023])
-    batch.context_lens = torch.tensor([1024], dtype=torch.int32)
+    attention.selection = PageSelection(keep_percent=25)
+    batch = one_sequence([0], [0], start=1023)
+    attention.prepare(batch)
     new_key, new_value = torch.randn(size) * 0.1, torch.randn(size)
     qkv = torch.cat((query, new_key, new_value)).unsqueeze(0).to(dtype)
     got = attention.forward(1, qkv, batch, torch.empty(0), torch.empty(0), rotate=False)
@@ -207,8 +215,8 @@ def test_summaries_do_not_depend_on_when_sparse_reading_began(make_engine: Any, 
     for harness in (early, late):
         generate(harness, [long], 40)
         harness.core.set_switches(sparse)
-        harness.core.attention.prepare(whole_sequence([1], 1, torch.tensor([0])))
-    full = [harness.core.attention.summaries for harness in (early, late)]
+        harness.core.serving.attention.prepare(one_sequence([1], [0]))
+    full = [harness.core.serving.attention.summaries for harness in (early, late)]
     written = torch.arange(len(long) // BLOCK_SIZE)
     assert torch.equal(full[0][DENSE_LAYERS:, written], full[1][DENSE_LAYERS:, written])
     assert full[0][DENSE_LAYERS:, written].any()
@@ -217,7 +225,7 @@ def test_summaries_do_not_depend_on_when_sparse_reading_began(make_engine: Any, 
 def test_eight_bit_pages_answer_almost_the_same(make_engine: Any, prompts: Any, expected: Any) -> None:
     harness = make_engine(FP32)
     harness.core.set_switches(FP32.updated({"kv_cache": "int8"}))
-    assert harness.core.attention.name.endswith("8-bit pages")
+    assert harness.core.serving.attention.name.endswith("8-bit pages")
     got = generate(harness, prompts, LENGTH)
     same = sum(a == b for x, y in zip(got, expected, strict=True) for a, b in zip(x, y, strict=True))
     assert same / (LENGTH * len(prompts)) > 0.5

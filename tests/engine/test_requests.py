@@ -42,7 +42,7 @@ def test_a_failing_step_fails_its_requests_and_not_the_engine(make_engine: Any, 
     harness = make_engine()
     harness.add("broken", prompts[0], max_tokens=8)
     with monkeypatch.context() as patch:
-        patch.setattr(harness.core.decoder, "forward", lambda *_: 1 / 0)
+        patch.setattr(harness.core.serving.decoder, "forward", lambda *_: 1 / 0)
         harness.core.step()
     assert harness.out.of(Failed)
     harness.core.cache.check([])
@@ -64,7 +64,7 @@ def test_step_times_are_shared_out_completely(make_engine: Any, prompts: Any) ->
     harness = make_engine()
     harness.run({f"r{i}": p for i, p in enumerate(prompts)}, max_tokens=8, ignore_eos=True)
     shares = sum(harness.out.finished(f"r{i}").usage.compute_seconds for i in range(len(prompts)))
-    assert shares == pytest.approx(harness.core.busy_seconds, rel=1e-6)
+    assert shares == pytest.approx(harness.core.statistics.busy_seconds, rel=1e-6)
 
 
 @pytest.mark.parametrize(("use_kernels", "quantize", "nearest"), [

@@ -11,6 +11,7 @@ import torch
 from backend.engine.messages import Finished, Generate, SamplingParams
 from backend.engine.sampler import sample
 from backend.engine.sequence import Sequence
+from backend.engine.validation import sampling_problem
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
 
@@ -113,16 +114,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_sampler_can_make_sense_of_is_refused_by_name(name: str) -> None:
     params, named = REFUSED[name]
-    problem = SamplingParams(**params).problem()
+    problem = sampling_problem(SamplingParams(**params))
     assert problem is not None and named in problem
 
 
 def test_ordinary_parameters_are_no_problem() -> None:
-    assert SamplingParams().problem() is None
+    assert sampling_problem(SamplingParams()) is None
     many = SamplingParams(temperature=1, top_p=1, seed=10**30,
                           logprobs=20, stop_token_ids=(2,), logit_bias=((5, -100),))
-    assert many.problem() is None
-    assert SamplingParams(max_tokens=0, prompt_logprobs=0).problem() is None
+    assert sampling_problem(many) is None
+    assert sampling_problem(SamplingParams(max_tokens=0, prompt_logprobs=0)) is None
 
 
 @pytest.mark.parametrize("params", [{"logprobs": -1}, {"logit_bias": ((1 << 20, 1.0),)}, {"stop_token_ids": (-1,)}])

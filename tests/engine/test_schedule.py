@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from backend.engine.kv_cache import BlockCache
+from backend.engine.cache import blocks
+from backend.engine.cache.blocks import BlockCache
 from backend.engine.messages import Generate
-from backend.engine.scheduler import Pace
+from backend.engine.prefill_pacing import PrefillPacing
 from backend.engine.sequence import Sequence
 from backend.engine.switches import Switches
 from tests.engine.conftest import VOCAB
@@ -58,7 +59,7 @@ def test_any_schedule_gives_the_oracles_tokens(
         harness.add(f"r{i}", prompt, max_tokens=count, path="batch" if patient else "realtime")
         for _ in range(steps):
             harness.core.step()
-            harness.core.check_integrity()
+            harness.core.requests.check_integrity()
         if aborted:
             harness.core.abort(f"r{i}")
         else:
@@ -67,13 +68,13 @@ def test_any_schedule_gives_the_oracles_tokens(
         if not harness.core.has_work:
             break
         harness.core.step()
-        harness.core.check_integrity()
+        harness.core.requests.check_integrity()
     assert not harness.core.has_work, "a request hangs"
     harness.core.cache.check([])
     for request_id, (prompt, count) in wanted.items():
         failed = harness.out.failed(request_id)
         if failed is not None:
-            assert len(prompt) + count > harness.core.max_model_len, failed.error
+            assert len(prompt) + count > harness.core.serving.max_model_len, failed.error
         else:
             assert harness.out.tokens(request_id) == oracle(model, prompt, count)
 
@@ -119,6 +120,24 @@ def test_equal_prefixes_of_different_tenants_are_not_shared() -> None:
     assert cache.match(Sequence(Generate("c", list(range(33)), salt="two"), 4))[0] == []
 
 
+def test_a_prompt_that_waits_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[tuple[int, ...]] = []
+    chain = blocks.chain
+    monkeypatch.setattr(blocks, "chain", lambda parent, tokens: hashed.append(tokens) or chain(parent, tokens))
+    cache, first = BlockCache(8, "model"), Sequence(Generate("a", list(range(33))), 4)
+    cache.grow(first, 33)
+    first.computed = 33
+    cache.commit(first)
+    waits = Sequence(Generate("b", list(range(33))), 4)
+    hashed.clear()
+    for _ in range(5):
+        assert cache.can_admit(waits, 33)
+    assert cache.admit(waits) == 32
+    assert len(hashed) == 2
+    other_weights = BlockCache(8, "another model")
+    assert other_weights.match(waits)[0] == [] and waits.digests_of == "another model"
+
+
 def test_the_least_recently_used_block_is_evicted_first() -> None:
     cache = BlockCache(4, "model")
 
@@ -144,15 +163,15 @@ def test_the_least_recently_used_block_is_evicted_first() -> None:
 @pytest.mark.parametrize("per_token", [0.0002, 0.001, 0.003])
 def test_a_long_prompts_pace_settles_within_the_time_allowed(per_token: float) -> None:
     """A plain step takes 8 ms, so 8 more are allowed; a prompt read whole before, and late steps, are got over."""
-    pace = Pace()
+    pacing = PrefillPacing()
     for _ in range(20):
-        pace.learn(4, 0, 0.008)
-    pace.learn(4, 4000, 4.0)  # as with chunked prefill off
+        pacing.learn(4, 0, 0.008)
+    pacing.learn(4, 4000, 4.0)  # as with chunked prefill off
     taken = []
     for step in range(200):
-        tokens = pace.tokens()
+        tokens = pacing.chunk_size()
         seconds = 0.008 + tokens * per_token
-        pace.learn(4, tokens, 0.1 if step == 50 else seconds)
+        pacing.learn(4, tokens, 0.1 if step == 50 else seconds)
         taken.append((tokens, seconds))
     settled = taken[100:]
     assert max(seconds for _, seconds in settled) <= 0.016

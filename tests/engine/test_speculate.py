@@ -34,7 +34,7 @@ def test_greedy_output_is_the_oracles_and_takes_fewer_steps(make_engine: Any, pr
     ids = torch.tensor([prompt])
     wanted = oracle.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
     assert harness.run({"r": prompt}, max_tokens=count, ignore_eos=True)["r"] == wanted[0, len(prompt) :].tolist()
-    assert harness.core.steps < count, "a step a token is what it takes without guesses"
+    assert harness.core.statistics.steps < count, "a step a token is what it takes without guesses"
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.8, "top_p": 0.9}, {"temperature": 0.4, "frequency_penalty": 0.3}])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from backend.engine.decoder import Decoder
 from backend.engine.messages import (
     Abort,
     Embed,
@@ -25,6 +24,7 @@ from backend.engine.messages import (
     StepOutput,
     SwitchesApplied,
 )
+from backend.engine.model.decoder import Decoder
 from backend.engine.switches import Switches
 from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
@@ -65,13 +65,13 @@ def embedded(harness: Any) -> list[str]:
 
 
 def test_a_step_that_fails_beside_an_embedding_fails_alone(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.engine import core
+    from backend.engine import runner
 
     harness.core.handle(Embed("e", LONG))
     harness.add("broken", [1, 2, 3], max_tokens=20)
     harness.core.step()
     with monkeypatch.context() as patch:
-        patch.setattr(core, "sample", lambda *_: 1 / 0)  # behind the model: the sequence has advanced by then
+        patch.setattr(runner, "sample", lambda *_: 1 / 0)  # behind the model: the sequence has advanced by then
         harness.core.step()
     assert "ZeroDivisionError" in harness.out.failed("broken").error
     harness.drain()
@@ -83,7 +83,7 @@ def test_an_embedding_that_fails_leaves_decoding_alone(harness: Any, monkeypatch
     harness.core.handle(Embed("broken", LONG))
     harness.core.handle(Embed("next", LONG[:1]))
     with monkeypatch.context() as patch:
-        patch.setattr(harness.core.encoder, "forward", lambda *_: 1 / 0)
+        patch.setattr(harness.core.embedding.encoder, "forward", lambda *_: 1 / 0)
         harness.core.step()
     harness.drain()
     assert "ZeroDivisionError" in harness.out.failed("broken").error
@@ -193,7 +193,7 @@ def test_an_odd_message_is_survived(harness: Any, message: Any) -> None:
 def test_odd_switches_are_answered_with_what_is_in_force(harness: Any, switches: Any) -> None:
     harness.core.handle(SetSwitches(switches))
     answer = harness.out.of(SwitchesApplied)[-1]
-    assert answer.error and answer.switches == FP32 == harness.core.switches and answer.loading is None
+    assert answer.error and answer.switches == FP32 == harness.core.serving.switches and answer.loading is None
 
 
 # ---- what fails within a turn --------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_lost_block_ends_what_goes_on_and_nothing_after_it(harness: Any, monke
     harness.core.step()
     harness.core.cache._free.pop()
     with monkeypatch.context() as patch:
-        patch.setattr(harness.core, "_run", lambda *_: 1 / 0)
+        patch.setattr(harness.core.runner, "run", lambda *_: 1 / 0)
         harness.core.step()
     assert {m.request_id for m in harness.out.of(Failed)} == {"unlucky", "neighbour"}
 
@@ -251,9 +251,9 @@ def test_a_request_that_no_longer_fits_fails_at_the_change(make_engine: Any, pro
     eight_bit = FP32.updated({"kv_cache": "int8", "max_batch": 2})
     harness = make_engine(eight_bit, kv_cache_bytes=12 << 20)
     core = harness.core
-    if not core.attention.name.endswith("8-bit pages"):
+    if not core.serving.attention.name.endswith("8-bit pages"):
         pytest.skip("this machine's attention has no pages of 8 bits")
-    most = core.max_model_len
+    most = core.serving.max_model_len
     harness.add("long", (prompts[2] * 100)[: most // 2], max_tokens=most // 2 - 8, ignore_eos=True)
     harness.add("short", prompts[0], max_tokens=24, ignore_eos=True)
     harness.add("long, waiting", (prompts[2] * 100)[: most - 20], max_tokens=10)
@@ -261,31 +261,31 @@ def test_a_request_that_no_longer_fits_fails_at_the_change(make_engine: Any, pro
     for _ in range(3):
         core.step()
     core.handle(SetSwitches(eight_bit.updated({"kv_cache": "auto"})))
-    assert core.max_model_len < most
+    assert core.serving.max_model_len < most
     for name in ("long", "long, waiting"):
-        assert f"the context is {core.max_model_len} tokens now" in harness.out.failed(name).error
+        assert f"the context is {core.serving.max_model_len} tokens now" in harness.out.failed(name).error
     harness.drain()
     assert len(harness.out.tokens("short")) == 24 and len(harness.out.tokens("short, waiting")) == 4
 
 
 def test_pages_that_cannot_be_had_leave_the_former_in_force(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    core, before = harness.core, harness.core.max_model_len
+    core, before = harness.core, harness.core.serving.max_model_len
     harness.add("good", [1, 2, 3], max_tokens=8)
     core.step()
-    install, tried = core._install, []
+    install, tried = core.serving._install, []
 
-    def fail_once(decoder: Decoder) -> None:
+    def fail_once(decoder: Decoder, switches: Switches) -> None:
         tried.append(decoder)
         if len(tried) == 1:
             raise MemoryError("no memory")
-        install(decoder)
+        install(decoder, switches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(core, "_install", fail_once)
+        patch.setattr(core.serving, "_install", fail_once)
         core.handle(SetSwitches(FP32.updated({"kv_cache": "int8"})))
     answer = harness.out.of(SwitchesApplied)[-1]
     assert "no memory" in answer.error and answer.switches == FP32
-    assert core.max_model_len == before and not core.attention.name.endswith("8-bit pages")
+    assert core.serving.max_model_len == before and not core.serving.attention.name.endswith("8-bit pages")
     harness.drain()
     assert len(harness.out.tokens("good")) == 8
 
@@ -295,14 +295,14 @@ def test_the_former_pages_are_given_up_before_others_are_taken(
 ) -> None:
     core = harness.core
     harness.run({"r": [1, 2, 3]}, max_tokens=2)
-    former, install, gone = weakref.ref(core.attention), core._install, []
+    former, install, gone = weakref.ref(core.serving.attention), core.serving._install, []
 
-    def look(decoder: Decoder) -> None:
+    def look(decoder: Decoder, switches: Switches) -> None:
         gone.append(former() is None)
-        install(decoder)
+        install(decoder, switches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(core, "_install", look)
+        patch.setattr(core.serving, "_install", look)
         core.handle(SetSwitches(FP32.updated({"kv_cache": "int8"})))
     assert gone == [True]
 
@@ -311,7 +311,7 @@ def test_of_two_loads_that_end_at_once_the_wanted_one_comes_in(
     make_engine: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = make_engine(FP32, folder=tiny[0])
-    core, load = harness.core, harness.core._load
+    core, load = harness.core, harness.core.serving._load
     ready = {"bf16": threading.Event(), "int8": threading.Event()}
 
     def slow(variant: str) -> Decoder:
@@ -321,7 +321,7 @@ def test_of_two_loads_that_end_at_once_the_wanted_one_comes_in(
         return decoder
 
     before = set(threading.enumerate())
-    monkeypatch.setattr(core, "_load", slow)
+    monkeypatch.setattr(core.serving, "_load", slow)
     core.handle(SetSwitches(FP32.updated({"quantization": "bf16"})))
     core.handle(SetSwitches(FP32.updated({"quantization": "int8"})))
     loads = [thread for thread in threading.enumerate() if thread not in before]
@@ -331,7 +331,7 @@ def test_of_two_loads_that_end_at_once_the_wanted_one_comes_in(
     for thread in loads:
         thread.join(60)
     core.step()
-    assert core.decoder.variant == "int8" and not core.loading
+    assert core.serving.decoder.variant == "int8" and not core.serving.loading
     assert harness.out.of(SwitchesApplied)[-1].error is None
 
 
@@ -347,7 +347,7 @@ def test_reading_and_answering_are_timed_apart(make_engine: Any, tiny: Any) -> N
     harness.run({"a": [2] * 40, "b": [3], "again": [1] * 40}, max_tokens=20)
     usages = [m.usage for m in harness.out.of(Finished)]
     assert all(u.prefill_seconds > 0 for u in usages) and all(u.decode_seconds > 0 for u in usages[1:])
-    assert sum(u.compute_seconds for u in usages) == pytest.approx(harness.core.busy_seconds, rel=1e-6)
+    assert sum(u.compute_seconds for u in usages) == pytest.approx(harness.core.statistics.busy_seconds, rel=1e-6)
     for u in usages:
         assert u.queue_seconds == u.scheduled - u.arrival
     harness.add("never", [1], max_tokens=1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import packaged
 from backend.engine.config import EngineConfig
-from backend.engine.encoder import Encoder
+from backend.engine.embedding.encoder import Encoder
 from backend.engine.messages import LoadFailed, Ready
 from backend.engine.process import load, serve
 from backend.engine.switches import Switches
@@ -164,7 +164,7 @@ def test_a_damaged_embedding_model_is_refused_by_name(
 
 
 def test_every_refusal_of_a_model_is_one_kind_of_error() -> None:
-    from backend.engine.weights import UnsupportedModelError
+    from backend.engine.model.weights import UnsupportedModelError
     from backend.models.checkpoint import ModelNotFoundError
 
     assert issubclass(UnsupportedModelError, BadModelError)

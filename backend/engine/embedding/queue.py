@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from backend.engine.encoder import Encoder
+from backend.engine.embedding.encoder import Encoder
 from backend.engine.messages import BATCH, REALTIME, Embed
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from backend.engine.attention import whole_sequence
-from backend.engine.config import BLOCK_SIZE
-from backend.engine.forward import LINEARS, Layer
-from backend.engine.quantize import Linear
-from backend.engine.smooth import Peaks
+from backend.engine.attention.base import one_sequence
+from backend.engine.config import blocks_for
+from backend.engine.model.layer import Layer
+from backend.engine.quantization.linear import Linear
+from backend.engine.quantization.smooth import Peaks
 
 if TYPE_CHECKING:
-    from backend.engine.decoder import Decoder
+    from backend.engine.model.decoder import Decoder
 
 
 class Walk:
@@ -22,15 +23,15 @@ class Walk:
     Args:
         decoder: whose embedding, norms and attention are used; it needs no layers yet.
         token_ids: of the text.
-        last: int64, the rows whose logits `logits` gives.
+        last: rows whose logits `logits` gives.
     """
 
-    def __init__(self, decoder: Decoder, token_ids: list[int], last: torch.Tensor) -> None:
-        blocks = -(-len(token_ids) // BLOCK_SIZE)
+    def __init__(self, decoder: Decoder, token_ids: list[int], last: list[int]) -> None:
         self._decoder = decoder
-        self._batch = whole_sequence(token_ids, blocks, last)
+        self._batch = one_sequence(token_ids, last)
         self._attention = decoder.make_attention()
-        self._attention.allocate(blocks)
+        self._attention.allocate(blocks_for(len(token_ids)))
+        self._attention.prepare(self._batch)
         self._residual = decoder.embed(self._batch)
         self._delta: torch.Tensor | None = None
 
@@ -43,19 +44,15 @@ class Walk:
         """Go through layer `i` and return the largest magnitude of every input channel of its products."""
         peaks: Peaks = {}
 
-        def watched(name: str) -> Linear:
-            linear: Linear = getattr(layer, name)
-
+        def watched(name: str, linear: Linear) -> Linear:
             def call(x: torch.Tensor) -> torch.Tensor:
                 peaks[name] = x.float().abs().amax(dim=0)
                 return linear(x)
 
             return call
 
-        norms = (layer.input_norm, layer.query_norm, layer.key_norm, layer.post_norm)
-        products = {name: watched(name) for name in LINEARS}
-        self.step(i, Layer(norms[0], products["qkv"], norms[1], norms[2], products["output"], norms[3],
-                           products["gate_up"], products["down"]))  # fmt: skip
+        products = {name: watched(name, linear) for name, linear in layer.linears().items()}
+        self.step(i, replace(layer, **products))  # type: ignore[arg-type]
         return peaks
 
     @torch.inference_mode()

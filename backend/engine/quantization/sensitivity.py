@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backend.engine.forward import LINEARS
+from backend.engine.model.layer import LINEARS, make_layer
+from backend.engine.model.weights import tensors
 from backend.engine.quantization.calibration import Walk
-from backend.engine.quantize import linear_factory
-from backend.engine.smooth import calibration_ids, smooth_layer
-from backend.engine.weights import tensors
+from backend.engine.quantization.factory import linear_factory
+from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 
 if TYPE_CHECKING:
-    from backend.engine.decoder import Decoder
+    from backend.engine.model.decoder import Decoder
 
 TOKENS = 384
 EVERY = 4
@@ -39,17 +39,17 @@ def measure_sensitivity(high: Decoder, folder: Path) -> dict[str, float]:
     _, make_low = linear_factory("int8", high.device, high.kernels)
     weights = dict(tensors(folder))
     ids = calibration_ids(folder)[: high.max_positions]
-    walk = Walk(high, ids, torch.arange(0))
+    walk = Walk(high, ids, [])
     peaks = []
     for i, layer in enumerate(high.layers):
         peaks.append(walk.peaks(i, layer))
-        high.layers[i] = high.make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_high)
+        high.layers[i] = make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_high, high.device)
     ids = ids[:TOKENS]
-    walk = Walk(high, ids, torch.arange(0, len(ids), EVERY))
+    walk = Walk(high, ids, list(range(0, len(ids), EVERY)))
     reference = torch.log_softmax(walk.logits(0, high.layers), dim=-1)
     costs: dict[str, float] = {}
     for i, layer in enumerate(high.layers):
-        quantized = high.make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_low)
+        quantized = make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_low, high.device)
         for name in LINEARS:
             kept = getattr(layer, name)
             setattr(layer, name, getattr(quantized, name))

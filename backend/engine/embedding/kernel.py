@@ -1,0 +1,117 @@
+"""The encoder in C++: a text goes from token ids to its vector within one thread, in 8 bits after smoothing."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backend.engine.embedding.portable import TorchForward
+from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights
+from backend.engine.kernels.abi import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
+from backend.engine.memory import Arena
+from backend.engine.quantization.kernel import PANEL, KernelLinear
+from backend.engine.quantization.linear import DenseLinear, Linear
+from backend.engine.quantization.smooth import TEXT, smoothing_factor
+from backend.models.checkpoint import load_tokenizer
+
+SMOOTHED = ("qkv", "inner")
+"""Products whose inputs are smoothed before they are quantized: both come from a norm, with outliers in few channels.
+With it the mean cosine to float32 is 0.9991 and without 0.997, all products in 8 bits; for the other two it does harm.
+"""
+ALPHA = 0.7
+CALIBRATION_TOKENS = 512
+
+
+def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
+    """Factors by which the inputs of `SMOOTHED` products are divided, by name (SmoothQuant, Xiao et al. 2022).
+
+    The peaks of the inputs are measured on a short text, in float64 so that they do not depend on the machine.
+    """
+    tokenizer = load_tokenizer(folder)
+    texts: list[list[int]] = []
+    for paragraph in TEXT.read_text().split("\n\n"):
+        room = min(CALIBRATION_TOKENS - sum(map(len, texts)), shape.positions)
+        if room > 2:
+            texts.append(tokenizer.encode(paragraph).ids[:room])
+    plain: dict[str, Linear] = {
+        name: DenseLinear(weights[name].double(), weights[f"{name}.bias"].double()) for name in shape.products
+    }
+    peaks: Weights = {}
+
+    def seen(name: str, x: torch.Tensor) -> None:
+        peaks[name] = x.abs().amax(0)
+
+    with torch.inference_mode():
+        TorchForward(shape, weights, torch.device("cpu"), plain, torch.float64).rows(texts, seen)
+        out = {}
+        for name in shape.products:
+            if name.split(".")[1] in SMOOTHED:
+                largest = weights[name].double().abs().amax(0)
+                factor = smoothing_factor(peaks[name], largest, ALPHA)
+                out[name] = factor.to(torch.bfloat16).float()  # rounded: not a bit of it may depend on the machine
+        return out
+
+
+class KernelForward:
+    """The encoder in C++, a text per thread at a time.
+
+    Args:
+        folder: Hugging Face folder.
+        shape: of the model.
+        weights: in float32.
+        kernels: the C++ library, with the instructions it needs.
+        bits: 8 or 16, of the products.
+    """
+
+    def __init__(
+        self, folder: Path, shape: EncoderShape, weights: Weights, kernels: ctypes.CDLL, *, bits: int
+    ) -> None:
+        self._kernels, self._hidden = kernels, shape.hidden
+        factors = smoothing(folder, shape, weights) if bits == 8 else {}
+        arena = Arena()
+        self._held: list[torch.Tensor | KernelLinear] = []
+
+        def pointer(tensor: torch.Tensor) -> int:
+            tensor = tensor.float().contiguous()
+            self._held.append(tensor)
+            return tensor.data_ptr()
+
+        def product(name: str) -> NativeEncoderProduct:
+            weight, factor = weights[name], factors.get(name)
+            if factor is not None:
+                weight = weight * factor
+            linear = KernelLinear(weight, weights[f"{name}.bias"], kernels, arena, bits=bits)
+            self._held.append(linear)
+            return NativeEncoderProduct(linear.native(), 0 if factor is None else pointer(1 / factor))
+
+        self._layers = (NativeEncoderLayer * shape.layers)()
+        for i in range(shape.layers):
+            norms = [f"{i}.{norm}{part}" for norm in ("attention_norm", "outer_norm") for part in ("", ".bias")]
+            self._layers[i] = NativeEncoderLayer(
+                *(product(f"{i}.{name}") for name in PRODUCTS), *(pointer(weights[name]) for name in norms)
+            )
+        self._model = NativeEncoder(
+            self._layers, pointer(weights["words"]), pointer(weights["places"]), pointer(weights["norm"]),
+            pointer(weights["norm.bias"]), shape.layers, shape.hidden, shape.intermediate, shape.heads,
+            int(shape.pool_first), shape.eps,
+        )  # fmt: skip
+        self.together = torch.get_num_threads()
+        self.precision = f"kernel-{bits}-{shape.pooling}-1"
+
+    @staticmethod
+    def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:
+        """Whether the kernels have the instructions, and the sizes are whole panels."""
+        sizes = (shape.hidden, shape.intermediate, shape.hidden // shape.heads)
+        return KernelLinear.usable(kernels) and all(size % PANEL == 0 for size in sizes)
+
+    def __call__(self, inputs: list[list[int]]) -> np.ndarray:
+        """See `Forward`."""
+        starts = np.fromiter(itertools.accumulate(map(len, inputs), initial=0), dtype=np.int32)
+        ids = np.fromiter(itertools.chain.from_iterable(inputs), dtype=np.int32, count=int(starts[-1]))
+        out = np.empty((len(inputs), self._hidden), dtype=np.float32)
+        self._kernels.tenfold_encode(self._model, ids.ctypes.data, starts.ctypes.data, len(inputs), out.ctypes.data)
+        return out

@@ -1,0 +1,1 @@
+"""What an engine serves with: what is installed, how it is changed, and what was asked for."""

@@ -1,0 +1,106 @@
+"""Puts other switches, and the weights loaded for them, in force beneath the requests that are live."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from backend.engine.messages import EngineInfo, InfoChanged, SwitchesApplied
+from backend.engine.model.decoder import Decoder
+from backend.engine.requests import Requests
+from backend.engine.scheduler import Scheduler
+from backend.engine.serving.installed import Serving
+from backend.engine.switches import Switches
+
+log = logging.getLogger("tenfold.engine")
+
+
+class Change:
+    """What serves, and all that must follow it.
+
+    Args:
+        serving: what serves.
+        scheduler: which hands out its blocks.
+        requests: which were accepted under it.
+        emit: called with what is to be said of a change.
+        info: what the engine says of itself now.
+    """
+
+    def __init__(
+        self, serving: Serving, scheduler: Scheduler, requests: Requests, emit: Callable[[Any], None],
+        info: Callable[[], EngineInfo],
+    ) -> None:  # fmt: skip
+        self._serving, self._scheduler, self._requests = serving, scheduler, requests
+        self._emit, self._info = emit, info
+        self._follow()
+
+    def set_switches(self, switches: Switches) -> None:
+        """Apply switches now; a new variant is loaded in the background and swapped in between two steps.
+
+        Raises:
+            InvalidSwitchError: a value is none that its switch can have. Nothing is changed.
+            Exception: what kept other pages from being put in place. The former ones are in force again.
+        """
+        serving, former = self._serving, self._serving.switches
+        switches = former.updated(switches.as_dict())
+        if switches.kv_cache != former.kv_cache:
+            self._replace(serving.decoder, switches)
+        serving.apply(switches)
+        if switches.prefix_cache != former.prefix_cache:
+            for seq in self._scheduler.running:
+                seq.committed = 0  # from its beginning again, or not at all
+        self._follow()
+        serving.want(switches.quantization)
+        self.say_switches()
+
+    def say_switches(self, error: str | None = None) -> None:
+        """Say which switches are in force, and what is being loaded."""
+        serving = self._serving
+        self._emit(SwitchesApplied(serving.switches, serving.decoder.variant, serving.loading, error))
+
+    def swap(self) -> None:
+        """Between two steps: put in place what the background load brought, if it has ended."""
+        load = self._serving.take_loaded()
+        if load is None:
+            return
+        error = load.error
+        if load.decoder is not None:
+            try:
+                self._replace(load.decoder, self._serving.switches)
+            except Exception as problem:
+                log.exception("%s could not be put in place", load.variant)
+                error = f"{load.variant} could not be put in place: {problem}"
+        self._serving.settle(served=error is None)
+        self._follow()
+        self.say_switches(error)
+
+    def _replace(self, decoder: Decoder, switches: Switches) -> None:
+        """Put other weights or pages in place; what runs is read again: half a sequence under each is neither.
+
+        A request that was accepted under the former ones, and does not fit any more, fails here with that reason.
+
+        Raises:
+            Exception: what stood in the way; what served before is in place again.
+        """
+        for seq in reversed(list(self._scheduler.running)):
+            self._scheduler.preempt(seq)
+        self._scheduler.reuse_passages = None  # nothing may hold on to the former pages
+        try:
+            self._serving.replace(decoder, switches)
+        except Exception:
+            self._begin_anew()
+            raise
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._follow()
+        self._requests.fail_those_that_no_longer_fit()
+        self._emit(InfoChanged(self._info()))
+
+    def _follow(self) -> None:
+        """Bring the scheduler in line with what serves."""
+        serving, scheduler = self._serving, self._scheduler
+        scheduler.cache = serving.cache
+        scheduler.reuse_passages = serving.passages.reuse if serving.passages is not None else None
+        scheduler.set_switches(serving.switches)
