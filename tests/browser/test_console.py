@@ -122,7 +122,7 @@ def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) 
     until(lambda: is_another(site, dead), "another engine is started")
     with paused(site):  # or it might be there before anybody has looked
         page.get_by_text("It is being started again; please retry").wait_for()
-        banner = page.get_by_test_id("stAlert").filter(has_text=re.compile("The engine stopped .* is being started"))
+        banner = page.get_by_test_id("stAlert").filter(has_text="The engine stopped (")
         expect(banner).to_be_visible()
     site.wait_ready()
     expect(banner).to_have_count(0)
