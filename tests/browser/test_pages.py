@@ -40,7 +40,8 @@ FRESH: dict[str, Drawn] = {
 
 def documents(page: Any) -> None:
     says("photo.pdf is not a PDF")(page)
-    page.get_by_role("button", name="Open").first.click()
+    settled(page)
+    page.get_by_role("button", name="Open", exact=True).first.click()
     page.get_by_role("tab", name="Versions").wait_for()
 
 
