@@ -148,7 +148,7 @@ def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> No
         site.wait_document(site.upload("well.md", text)["id"])
     page.goto(f"{site.url}/documents")
     page.get_by_text("version 2").wait_for()
-    page.get_by_role("button", name="Open", exact=True).first.click()
+    page.get_by_test_id("stButton").get_by_role("button", name="Open").first.click()
     page.get_by_text("The well is twelve ells deep").first.wait_for()
     page.get_by_role("tab", name="Versions").click()
     page.get_by_text("What version 2 changed").click()

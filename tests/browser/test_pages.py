@@ -41,7 +41,7 @@ FRESH: dict[str, Drawn] = {
 def documents(page: Any) -> None:
     says("photo.pdf is not a PDF")(page)
     settled(page)
-    page.get_by_role("button", name="Open", exact=True).first.click()
+    page.get_by_test_id("stButton").get_by_role("button", name="Open").first.click()
     page.get_by_role("tab", name="Versions").wait_for()
 
 
