@@ -40,7 +40,8 @@ FRESH: dict[str, Drawn] = {
 
 def documents(page: Any) -> None:
     says("photo.pdf is not a PDF")(page)
-    page.get_by_role("button", name="Open").first.click()
+    settled(page)
+    page.get_by_test_id("stButton").get_by_role("button", name="Open").first.click()
     page.get_by_role("tab", name="Versions").wait_for()
 
 
@@ -141,9 +142,11 @@ def chat_address(visit: Open, site: Server) -> str:
     httpx.post(f"{site.url}/api/documents", files=tide, data={"collection": "harbour"}).raise_for_status()
     for sample in sorted(SAMPLES.iterdir()):
         site.wait_document(site.upload(sample.name, sample.read_bytes())["id"])
+    chat, embedding = [model["id"] for model in httpx.get(f"{site.url}/v1/models").json()["data"]]
+    say_one = [{"role": "user", "content": "Say one."}]
     for path, body in (
-        ("chat/completions", {"messages": [{"role": "user", "content": "Say one."}], "max_tokens": 4}),
-        ("embeddings", {"input": "one"}),
+        ("chat/completions", {"model": chat, "messages": say_one, "max_tokens": 4}),
+        ("embeddings", {"model": embedding, "input": "one"}),
     ):
         httpx.post(f"{site.url}/v1/{path}", json=body, timeout=60).raise_for_status()
     with visit(site) as page:
