@@ -99,8 +99,8 @@ def batch_of(scheduled: list[Scheduled], device: torch.device) -> Batch:
         seq, end = item.seq, begin + item.tokens
         known = item.tokens - len(item.draft)
         blocks = seq.block_row[: len(seq.blocks)]
-        if seq.recompute_positions:
-            chosen = seq.recompute_positions[:known]
+        chosen = seq.recompute_positions[:known]
+        if chosen:
             parts.append(NewTokens([seq.tokens[at] for at in chosen], chosen, blocks))
         else:
             ids = seq.tokens[seq.computed : seq.computed + known] + item.draft
