@@ -16,6 +16,6 @@ async def refuse(error: TenfoldError, scope: Scope, receive: Receive, send: Send
         return
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
     response: Response = JSONResponse(error_body(error), error.status, headers)
-    if below(scope["path"], "/_stcore"):  # an open page asks this, and shows what it is told
+    if error.status == 401 and below(scope["path"], "/_stcore"):  # an open page asks, and shows what it is told
         response = PlainTextResponse(error.message, error.status, headers)
     await response(scope, receive, send)
