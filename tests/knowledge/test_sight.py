@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backend.access.caller import LOCAL, STRANGER, Caller, Role
@@ -14,11 +16,13 @@ from backend.engine.messages import SamplingParams
 from backend.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, TenfoldError
 from backend.generation.grounded import grounded_request
 from backend.generation.stream import Generation
+from backend.knowledge import vectors
 from backend.knowledge.collections import Listed
 from backend.knowledge.plan import Planner
 from backend.knowledge.retrieve import Retriever
 from backend.knowledge.search import MODES
 from backend.knowledge.sight import SHARED, Sight, sight_of
+from backend.knowledge.vectors import VectorIndex
 from backend.models.text import TextModel
 from backend.store.tables.documents import Collection, Document
 from tests.conftest import until
@@ -157,6 +161,19 @@ def test_all_are_searched_at_once_where_nothing_is_hidden(knowledge: Knowledge) 
     knowledge.collections.define("diary", ME, private=True)
     assert knowledge.documents.searchable(ME) is None and knowledge.documents.searchable(ADMIN) is None
     assert len(knowledge.documents.searchable(THEM) or ()) == 1
+
+
+def test_more_documents_than_one_query_can_name_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = VectorIndex(tmp_path / "chroma")
+    index.open("model")
+    rows = np.eye(6, dtype=np.float32) + 0.1 * np.arange(6, dtype=np.float32)[:, None]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = [f"d{i}" for i in range(6)]
+    index.add([f"c{i}" for i in range(6)], rows, names)
+    whole = index.query(rows[4], 3, names)
+    monkeypatch.setattr(vectors, "MOST_NAMED", 2)
+    assert [chunk for chunk, _ in index.query(rows[4], 3, names)] == [chunk for chunk, _ in whole]
+    assert index.query(rows[4], 3, names[:1])[0][0] == "c0" and index.query(rows[4], 3, []) == []
 
 
 def test_a_name_that_a_private_collection_has_cannot_be_taken(house: House) -> None:
