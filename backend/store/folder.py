@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 
@@ -19,6 +20,8 @@ from backend.store.database import Database
 
 LEAST_FREE = 1 << 20
 """Bytes without which a disk counts as full."""
+LOCK_NUMBER = 0x7E2F01D
+"""Of the advisory lock that a server holds in PostgreSQL; it ends with its connection, however the server ends."""
 
 
 class Storage:
@@ -30,6 +33,7 @@ class Storage:
 
     def __init__(self, settings: Settings) -> None:
         self._locks: list[FileLock] = []
+        self._held: Connection | None = None  # has a lock in the database itself
         os.umask(0o077)  # what is made from here on, by the engine too, is its owner's alone
         try:
             with _explained(settings):
@@ -46,7 +50,7 @@ class Storage:
                     _refuse_emptied(settings, path)
                     for part in (path, *path.parent.glob(f"{path.name}-*")):
                         _make_private(part)
-                self.database = _opened(settings.sql_url)
+                self.database = _opened(settings.sql_url, self._claim_server)
         except BaseException:
             self._release()
             raise
@@ -59,19 +63,37 @@ class Storage:
             raise DataFolderError(f"Another Tenfold server works {what}") from None
         self._locks.append(lock)
 
+    def _claim_server(self, database: Database) -> None:
+        """Hold a lock in a database that other machines reach too, before its schema is touched."""
+        if database.engine.dialect.name != "postgresql":
+            return
+        connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if not connection.execute(select(func.pg_try_advisory_lock(LOCK_NUMBER))).scalar():
+            connection.close()
+            where = database.engine.url.render_as_string(hide_password=True)
+            raise DataFolderError(
+                f"Another Tenfold server works on the database {where}. Stop it, or set DATABASE_URL."
+            )
+        self._held = connection
+
     def _release(self) -> None:
+        if self._held is not None:
+            self._held.invalidate()  # ends the connection, and with it the lock
+            self._held.close()
         for lock in self._locks:
             lock.release()
 
     def close(self) -> None:
         """Close the database and let others have it."""
-        self.database.close()
+        self.database.writer.close()
         self._release()
+        self.database.close()
 
 
-def _opened(url: str) -> Database:
+def _opened(url: str, claim: Callable[[Database], None]) -> Database:
     database = Database(url)
     try:
+        claim(database)
         database.migrate()
     except BaseException:
         database.close()

@@ -25,6 +25,7 @@ def test_a_stranger_gets_the_form_and_nothing_of_the_console(guarded: Any) -> No
                  "/metrics", "/version", "/load", "/api/docs", "/v1/models"):  # fmt: skip
         answer = stranger.get(path)
         assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer", path
+    assert stranger.get("/_stcore/health").text.startswith("You are signed out"), "a page shows what it is told"
     assert stranger.put("/_stcore/upload_file/s/f", content=b"x" * 1000).status_code == 401
     with pytest.raises(WebSocketDenialResponse) as refused, stranger.websocket_connect(STREAM):
         pass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,12 @@ class Harness:
 
 
 @pytest.fixture
-def make_engine(chat_folder: Path, cache_dir: Path) -> Callable[..., Harness]:
+def make_engine(chat_folder: Path, cache_dir: Path) -> Iterator[Callable[..., Harness]]:
     def make(switches: Switches | None = None, folder: Path | None = None, **settings: Any) -> Harness:
         return Harness(folder or chat_folder, cache_dir, switches or Switches(quantization="fp32"), **settings)
 
-    return make
+    yield make
+    gc.collect()  # a core knows its parts and they know it: else several would hold their weights at once
 
 
 @pytest.fixture(scope="session")

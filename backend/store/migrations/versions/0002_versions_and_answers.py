@@ -55,9 +55,12 @@ def upgrade() -> None:
         "seconds, chunker, created) SELECT id, 1, sha256, size, build, chunk_count, embedded, reused, seconds, '', "
         "created FROM document"
     )
-    # The old constraint has no name, so the table is made anew without it; its rows come along.
+    # The old constraint was given no name: SQLite has none, so the table is made anew without it and its rows come along;
+    # PostgreSQL chose one.
     naming = {'uq': 'uq_%(table_name)s_%(column_0_name)s_%(column_1_name)s'}
+    postgres = op.get_bind().dialect.name == 'postgresql'
+    unnamed = 'chunk_document_id_position_key' if postgres else 'uq_chunk_document_id_position'
     with op.batch_alter_table('chunk', naming_convention=naming) as batch:
         batch.add_column(sa.Column('build', sa.Integer(), nullable=False, server_default='1'))
-        batch.drop_constraint('uq_chunk_document_id_position', type_='unique')
+        batch.drop_constraint(unnamed, type_='unique')
         batch.create_unique_constraint('uq_chunk_place', ['document_id', 'build', 'position'])
