@@ -24,6 +24,7 @@ from backend.knowledge.plan import Planner
 from backend.knowledge.reader import Reader
 from backend.knowledge.retrieve import Retriever
 from backend.knowledge.samples import Samples
+from backend.knowledge.sight import SHARED
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
 from backend.metering.ledger import Ledger
@@ -83,7 +84,7 @@ class Runtime:
             self.database,
             self.generations,
             lambda question, system, answer: self.retriever.ground(
-                question, [], None, system, max_tokens=answer, source="job"
+                question, [], None, system, SHARED, max_tokens=answer, source="job"
             ),
         )
 

@@ -8,13 +8,15 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
-from pages.caller import current_caller
+from pages.caller import current_caller, current_sight
+from pages.drawing.collections import collection_labels
 from pages.drawing.turns import act, draw_message
 from pages.drawing.untrusted import opening, plain
 
 if TYPE_CHECKING:
     from backend.chats.conversations import ChatOptions
 
+EVERYTHING = "All documents"
 SUGGESTIONS = [
     "How many steps does the lighthouse tower have?",
     "Who was the last resident keeper of the lighthouse?",
@@ -66,8 +68,9 @@ def sidebar(runtime: Runtime) -> None:
 
 def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
     """Documents on or off, settings, and what can be done with the conversation."""
-    collections = runtime.collections.counts()
-    ready = runtime.documents.any_searchable()
+    sight = current_sight()
+    labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime)}
+    ready = runtime.documents.any_searchable(sight)
     with st.container(horizontal=True, vertical_alignment="center"):
         grounded = st.toggle(
             "Answer from documents",
@@ -80,10 +83,12 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
         )
         with st.popover("Settings", icon=":material/tune:"):
             collection = ""
-            if len(collections) > 1:
-                names = ["All documents", *collections]
-                chosen = st.selectbox("Collection", names, key="answer-from", persist_state="session")
-                collection = "" if chosen == "All documents" else chosen
+            if len(labels) > 2:
+                chosen = st.selectbox(
+                    "Collection", list(labels), format_func=labels.__getitem__, key="answer-from",
+                    persist_state="session",
+                )
+                collection = "" if chosen == EVERYTHING else chosen
             system = st.text_area(
                 "System prompt", key="system", placeholder="How the assistant should behave", persist_state="session"
             )
@@ -106,6 +111,7 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
         repetition_penalty=repetition,
         max_tokens=max_tokens,
         collection=collection if grounded and ready else None,
+        sight=sight,
     )
 
 
@@ -138,7 +144,8 @@ def conversation_menu(runtime: Runtime, conversation: str) -> None:
 def welcome(runtime: Runtime) -> str | None:
     """The empty page: what to do first. Returns a question if one was picked."""
     st.markdown("## What would you like to know?")
-    documents = runtime.documents.latest()
+    sight = current_sight()
+    documents = runtime.documents.latest(sight)
     if not documents:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
@@ -149,7 +156,7 @@ def welcome(runtime: Runtime) -> str | None:
 
         @st.fragment(run_every=0.5)
         def reading() -> None:
-            left = runtime.documents.pending
+            left = runtime.documents.pending(sight)
             if not left:
                 st.rerun()
             st.info(f"Reading {left} document{'s' if left > 1 else ''}…", icon="⏳")

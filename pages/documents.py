@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from backend.access.caller import LOCAL
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
+from pages.caller import current_caller, current_sight
+from pages.drawing.collections import collection_labels
 from pages.drawing.document import details
 from pages.drawing.figures import counted, money, seconds, size, when
 from pages.drawing.untrusted import plain
@@ -39,18 +42,24 @@ def pieces(file: Any) -> Iterator[bytes]:
 
 def take_in(runtime: Runtime, file: Any, collection: str) -> list[str]:
     """Store a file, or every file of a zip archive; returns what was refused and why."""
+    sight = current_sight()
     try:
         if not file.name.lower().endswith(".zip"):
-            runtime.uploads.upload(file.name, pieces(file), collection)
+            runtime.uploads.upload(file.name, pieces(file), sight, collection)
             return []
         with tempfile.NamedTemporaryFile(suffix=".zip") as aside:
             for piece in pieces(file):
                 aside.write(piece)
             aside.flush()
-            _, refused = runtime.uploads.upload_archive(file.name, Path(aside.name), collection)
+            _, refused = runtime.uploads.upload_archive(file.name, Path(aside.name), sight, collection)
             return refused
     except TenfoldError as error:
         return [error.message]
+
+
+def has_others() -> bool:
+    """Whether there is anybody from whom to keep something: callers are told apart."""
+    return current_caller() != LOCAL
 
 
 def uploader(runtime: Runtime) -> None:
@@ -60,6 +69,9 @@ def uploader(runtime: Runtime) -> None:
     with right:
         collection = st.text_input(
             "Into collection", runtime.collections.default, help="A new name makes a new collection."
+        )
+        private = collection.strip() not in collection_labels(runtime) and has_others() and st.toggle(
+            "Private", help="Only your keys and administrators see this new collection."
         )
         folder = st.toggle("A whole folder", help="Choose a folder instead of files.")
     with left:
@@ -71,7 +83,12 @@ def uploader(runtime: Runtime) -> None:
         )
     if not files:
         return
-    st.session_state["refused"] = [reason for file in files for reason in take_in(runtime, file, collection)]
+    try:
+        if private:
+            runtime.collections.define(collection, current_sight(), private=True)
+        st.session_state["refused"] = [reason for file in files for reason in take_in(runtime, file, collection)]
+    except TenfoldError as error:
+        st.session_state["refused"] = [error.message]
     st.session_state["uploads"] = generation + 1  # a new key lets go of the files' memory
     st.rerun()
 
@@ -97,15 +114,15 @@ def progress(runtime: Runtime, document: Document) -> None:
     st.progress(document.progress, text=text)
 
 
-def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
-    """One document."""
+def row(runtime: Runtime, document: Document, collections: list[str], labels: dict[str, str]) -> None:
+    """One document, and what its collections are called."""
     with st.container(border=True):
         pending = runtime.documents.is_pending(document)
         name, state, about, buttons = st.columns([4, 1.5, 5, 2.4], vertical_alignment="center")
         name.markdown(f"**{plain(document.name)}**")
         others = [c for c in collections if c != runtime.collections.default]
         if others:
-            name.markdown(" ".join(f":violet-badge[{plain(c)}]" for c in others))
+            name.markdown(" ".join(f":violet-badge[{plain(labels.get(c, c))}]" for c in others))
         state.markdown(STATES[document.state])
         with about:
             if pending:
@@ -120,13 +137,13 @@ def row(runtime: Runtime, document: Document, collections: list[str]) -> None:
                 st.session_state["shown"] = None if shown else document.id
                 st.rerun()
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
-                runtime.documents.retry(document.id)
+                runtime.documents.retry(document.id, current_sight())
                 st.rerun()
             if pending and st.button("Cancel", key=f"cancel-{document.id}"):
-                runtime.documents.cancel(document.id)
+                runtime.documents.cancel(document.id, current_sight())
                 st.rerun()
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
-                runtime.documents.delete(document.id)
+                runtime.documents.delete(document.id, current_sight())
                 st.rerun()
         if document.state == "failed":
             st.error(plain(document.reason), icon=":material/error:")
@@ -146,28 +163,50 @@ def empty(runtime: Runtime) -> None:
             st.rerun()
 
 
+def collection_menu(runtime: Runtime, name: str) -> None:
+    """What can be done with the collection that is shown."""
+    sight = current_sight()
+    listed = next((row for row in runtime.collections.listed(sight) if row.name == name), None)
+    if listed is None:
+        return
+    try:
+        with st.container(horizontal=True):
+            if not listed.documents and st.button("Delete this empty collection"):
+                runtime.collections.delete(name, sight)
+                st.rerun()
+            if listed.private and st.button("Show it to everybody", icon=":material/lock_open:"):
+                runtime.collections.define(name, sight, private=False)
+                st.rerun()
+            may_hide = not listed.private and name != runtime.collections.default and has_others()
+            takes_nothing = sight.everything or not listed.documents
+            if may_hide and takes_nothing and st.button("Make it private", icon=":material/lock:"):
+                runtime.collections.define(name, sight, private=True)
+                st.rerun()
+    except TenfoldError as error:
+        st.error(plain(error.message))
+
+
 def table(runtime: Runtime) -> None:
     """The documents of a collection; redrawn while some are being read."""
-    counts = runtime.collections.counts()
+    sight = current_sight()
+    labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime, counted=True)}
     chosen = EVERYTHING
-    if len(counts) > 1:
-        labels = {EVERYTHING: EVERYTHING, **{name: f"{name} ({count})" for name, count in counts.items()}}
+    if len(labels) > 2:
         chosen = st.selectbox(
             "Show", list(labels), format_func=labels.__getitem__, key="shown-collection", persist_state="session"
         )
-        if counts.get(chosen) == 0 and st.button("Delete this empty collection"):
-            runtime.collections.delete(chosen)
-            st.rerun()
-    working = runtime.documents.pending > 0
+        if chosen != EVERYTHING:
+            collection_menu(runtime, chosen)
+    working = runtime.documents.pending(sight) > 0
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
-        documents = runtime.documents.latest(None if chosen == EVERYTHING else chosen)
-        memberships = runtime.collections.memberships()
-        if working and not runtime.documents.pending:
+        documents = runtime.documents.latest(sight, None if chosen == EVERYTHING else chosen)
+        memberships, called = runtime.collections.memberships(sight), collection_labels(runtime)
+        if working and not runtime.documents.pending(sight):
             st.rerun()
         for document in documents[:ROWS]:
-            row(runtime, document, memberships.get(document.id, []))
+            row(runtime, document, memberships.get(document.id, []), called)
         if len(documents) > ROWS:
             st.caption(f"The latest {ROWS} of {len(documents):,} documents are shown.")
 
@@ -176,7 +215,7 @@ def table(runtime: Runtime) -> None:
 
 def summary(runtime: Runtime) -> None:
     """What is known."""
-    documents = runtime.documents.latest()
+    documents = runtime.documents.latest(current_sight())
     cache = runtime.embeddings.kept.statistics()
     with st.container(horizontal=True):
         read = sum(bool(d.build) for d in documents)
@@ -225,8 +264,9 @@ def reindex(runtime: Runtime) -> None:
         if not runtime.texts.ready:
             st.caption("The models are still being loaded.")
             return
-        stale = runtime.planner.stale()
-        everything = runtime.planner.everything()
+        sight = current_sight()
+        stale = runtime.planner.stale(sight)
+        everything = runtime.planner.everything(sight)
         st.write(
             "After a change of the chunk size or the embedding model, documents that were read before it are read "
             "again here. What is in force answers meanwhile, and equal chunks keep their vectors."
@@ -238,7 +278,7 @@ def reindex(runtime: Runtime) -> None:
             cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {plain(money(plan.cost))}"
             text.markdown(f"{len(plan.documents):,} documents {label}: {cost}")
             if button.button("Read again", key=key, disabled=not plan.documents, width="stretch"):
-                runtime.documents.reread(plan.documents)
+                runtime.documents.reread(plan.documents, sight)
                 st.rerun()
 
 
@@ -249,7 +289,7 @@ def main() -> None:
     uploader(runtime)
     for message in st.session_state.pop("refused", [])[:20]:
         st.error(plain(message))
-    if not runtime.documents.latest():
+    if not runtime.documents.latest(current_sight()):
         empty(runtime)
         return
     summary(runtime)

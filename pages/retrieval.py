@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -12,8 +12,9 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
-from pages.caller import current_caller
+from pages.caller import current_caller, current_sight
 from pages.drawing.charts import AMBER, GRAY, TEAL, draw
+from pages.drawing.collections import collection_labels
 from pages.drawing.figures import seconds
 from pages.drawing.untrusted import opening, passage, plain
 from pages.navigation import page
@@ -52,7 +53,7 @@ def figure(runtime: Runtime, found: Found, hits: list[Hit]) -> go.Figure | None:
     names = list(dict.fromkeys([*top, *(end for s in steps for end in (s.source, s.target))]))
     if len(names) < 2:
         return None
-    rows = runtime.documents.found(names)
+    rows = runtime.documents.found(names, current_sight())
     inner = [n for n in names if n in top]
     outer = [n for n in names if n not in top]
     place: dict[str, tuple[float, float]] = {}
@@ -114,9 +115,10 @@ def figures(found: Found, full: Found) -> None:
 
 def answer(runtime: Runtime, question: str, collection: str | None) -> None:
     """Both ways of searching, side by side."""
-    found = runtime.retriever.find(question, collection, mode="graph", source="console")
-    full = runtime.retriever.find(question, collection, mode="dense", source="console")
-    hits, compared = runtime.retriever.hits(found, COUNT), runtime.retriever.hits(full, COUNT)
+    sight = current_sight()
+    found = runtime.retriever.find(question, collection, sight, mode="graph", source="console")
+    full = runtime.retriever.find(question, collection, sight, mode="dense", source="console")
+    hits, compared = runtime.retriever.hits(found, COUNT, sight), runtime.retriever.hits(full, COUNT, sight)
     figures(found, full)
     if not hits:
         st.info("Nothing was found. Upload documents, or choose another collection.")
@@ -143,7 +145,7 @@ def main() -> None:
     runtime = current()
     st.title("Retrieval")
     st.caption("A question walks from what is near, what has its words and what it names over a graph of mentions.")
-    if not runtime.documents.any_searchable():
+    if not runtime.documents.any_searchable(current_sight()):
         with st.container(border=True):
             st.markdown("#### Nothing to search yet")
             st.write("Upload documents first; then ask here and see what is found, and why.")
@@ -152,12 +154,14 @@ def main() -> None:
                 runtime.samples.load()
                 st.switch_page(page("documents"))
         return
-    names: list[Any] = [EVERYTHING, *runtime.collections.counts()]
+    labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime)}
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     question = left.text_input(
         "Question", key="question", placeholder="Which station is the busiest?", persist_state="session"
     )
-    chosen = right.selectbox("In", names, key="where", persist_state="session")
+    chosen = right.selectbox(
+        "In", list(labels), format_func=labels.__getitem__, key="where", persist_state="session"
+    )
     if not question.strip():
         graph = runtime.index.graph if runtime.index.opened else None
         if graph is not None:

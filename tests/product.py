@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from backend.knowledge.sight import SHARED
 from tests.conftest import ROOT, until
 
 
@@ -71,19 +72,19 @@ class Calls:
         return bool(self._runtime.engine.wait_ready(0.1) and self._runtime.texts.ready and self._runtime.index.opened)
 
     def upload(self, name: str, text: str) -> str:
-        return str(self._runtime.uploads.upload(name, [text.encode()]).id)
+        return str(self._runtime.uploads.upload(name, [text.encode()], SHARED).id)
 
     def delete(self, document: str) -> None:
-        self._runtime.documents.delete(document)
+        self._runtime.documents.delete(document, SHARED)
 
     def documents(self) -> dict[str, list[str]]:
-        return {document.id: [document.state, document.reason] for document in self._runtime.documents.latest()}
+        return {document.id: [document.state, document.reason] for document in self._runtime.documents.latest(SHARED)}
 
     def passages(self, document: str) -> str:
-        return " ".join(chunk.text for chunk in self._runtime.documents.chunks(document))
+        return " ".join(chunk.text for chunk in self._runtime.documents.chunks(document, SHARED))
 
     def searchable(self) -> int:
-        return int(self._runtime.retriever.find("ship", None, mode="dense", source="test").total)
+        return int(self._runtime.retriever.find("ship", None, SHARED, mode="dense", source="test").total)
 
     def chat(self, text: str) -> str:
         from backend.chats.conversations import ChatOptions

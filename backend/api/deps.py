@@ -1,4 +1,4 @@
-"""What routes are given: the runtime, the caller, and bodies that say they are JSON."""
+"""What routes are given: the runtime, the caller and what it sees, and bodies that say they are JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from backend.access.caller import STRANGER, Caller
 from backend.errors import UnsupportedMediaTypeError
+from backend.knowledge.sight import Sight, sight_of
 from backend.runtime import Runtime
 
 
@@ -21,6 +22,11 @@ async def caller_of(request: Request) -> Caller:
     """Who the gate found to be calling; a stranger on the few routes that are open to all."""
     caller: Caller | None = request.scope.get("state", {}).get("caller")
     return caller or STRANGER
+
+
+async def sight_of_caller(request: Request) -> Sight:
+    """What of the collections whoever calls sees."""
+    return sight_of(await caller_of(request))
 
 
 async def json_only(request: Request) -> None:
@@ -38,3 +44,4 @@ async def json_only(request: Request) -> None:
 
 RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
+SightDep = Annotated[Sight, Depends(sight_of_caller)]

@@ -25,6 +25,7 @@ from backend.generation.request import TextRequest, check_sampling, check_text
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
 from backend.knowledge.retrieve import Retriever
+from backend.knowledge.sight import SHARED, Sight
 from backend.store.database import Database
 from backend.store.tables.chats import Conversation, Message, MessageState, Speaker
 
@@ -34,12 +35,16 @@ BUSY = "An answer is still being written in this conversation; stop it first."
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How to answer: system prompt, sampling, and which collection to answer from (None: no documents)."""
+    """How to answer: system prompt, sampling, and which collection to answer from (None: no documents).
+
+    `sight` is what of the documents the person sees who asks.
+    """
 
     system: str = ""
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     max_tokens: int | None = None
     collection: str | None = None
+    sight: Sight = SHARED
 
 
 class Conversations:
@@ -62,11 +67,11 @@ class Conversations:
     @staticmethod
     def options(
         *, system: str, temperature: float, top_p: float, repetition_penalty: float, max_tokens: int,
-        collection: str | None,
+        collection: str | None, sight: Sight,
     ) -> ChatOptions:
         """How to answer, from what a person set; see `ChatOptions`."""
         sampling = SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty)
-        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection)
+        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection, sight=sight)
 
     # ---- the list ------------------------------------------------------------------------------------------------
 
@@ -254,8 +259,8 @@ class Conversations:
                 system = [{"role": "system", "content": options.system}] if options.system.strip() else []
                 return TextRequest(messages=[*system, *messages], trim=True, **common)
             grounding = self._retriever.ground(
-                question, messages[:-1], options.collection or None, options.system, max_tokens=options.max_tokens,
-                source="console",
+                question, messages[:-1], options.collection or None, options.system, options.sight,
+                max_tokens=options.max_tokens, source="console",
             )  # fmt: skip
             return grounded_request(grounding, **common)
 

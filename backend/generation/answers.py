@@ -1,6 +1,6 @@
 """Answers that are given again: to the same prompt, exactly; to a like question, where that is switched on.
 
-Exact: the key covers every token of the rendered prompt, the parameters, the model in force and the index's version,
+Exact: the key covers every token of the rendered prompt, the parameters, the model in force and what was searched,
 and only answers that would come out the same again are kept (greedy, or with a seed). Semantic: single questions only,
 by the cosine of their embeddings, and never where the two differ in a number, a name or a negation.
 """
@@ -36,10 +36,10 @@ def answer_key(
     *,
     tenant: str,
     variant_key: str,
-    index_version: int,
+    corpus: str,
 ) -> str:
     """The exact cache's key: of everything that decides an answer, and of whose it is."""
-    rest = json.dumps([asdict(sampling), stop, f"{tenant}:{variant_key}:{index_version}"], sort_keys=True)
+    rest = json.dumps([asdict(sampling), stop, f"{tenant}:{variant_key}:{corpus}"], sort_keys=True)
     return hashlib.sha256(array("q", prompt).tobytes() + rest.encode()).hexdigest()
 
 

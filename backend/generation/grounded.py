@@ -22,7 +22,7 @@ class Grounded(Protocol):
     def citations(self) -> Sequence[Citation]: ...  # noqa: D102
 
     @property
-    def index_version(self) -> int: ...  # noqa: D102
+    def corpus(self) -> str: ...  # noqa: D102
 
     @property
     def reply(self) -> str | None: ...  # noqa: D102
@@ -35,5 +35,5 @@ def grounded_request(grounded: Grounded, **more: Any) -> TextRequest:
     """A request over passages; `more` are the other fields of `TextRequest`."""
     return TextRequest(
         messages=grounded.messages, passages=grounded.passages, citations=tuple(grounded.citations),
-        index_version=grounded.index_version, reply=grounded.reply, notice=grounded.notice, **more,
+        corpus=grounded.corpus, reply=grounded.reply, notice=grounded.notice, **more,
     )  # fmt: skip

@@ -46,14 +46,14 @@ class Recall:
         if not (self._engine.switches.answer_cache and repeatable(sampling) and plain):
             return None
         variant_key = f"{self._model}:{self._engine.known().fingerprint}:{self._variant()}"
-        tenant, version = request.tenant, request.index_version
+        tenant, corpus = request.tenant, request.corpus
         key = answer_key(
-            prepared.token_ids, sampling, request.stop, tenant=tenant, variant_key=variant_key, index_version=version
+            prepared.token_ids, sampling, request.stop, tenant=tenant, variant_key=variant_key, corpus=corpus
         )
         if not request.question:
             return AnswerPlace(key, "")
         scope = likeness_scope(
-            request.likeness_scope, version, asdict(sampling), request.stop, f"{tenant}:{variant_key}"
+            request.likeness_scope, corpus, asdict(sampling), request.stop, f"{tenant}:{variant_key}"
         )
         return AnswerPlace(key, scope)
 

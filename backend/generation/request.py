@@ -36,7 +36,7 @@ class TextRequest:
         citations: what the messages quote, kept with the answer.
         question: the one question of a conversation that has no other; another like it may be answered the same.
         likeness_scope: what such a question must have in common with this one.
-        index_version: of the documents that were searched; 0 where none were.
+        corpus: what of the documents was searched; empty where none were.
         fresh: do not give an answer again.
         reply: what to answer without asking the model.
         notice: what a reader should know of how the messages were made to fit.
@@ -56,7 +56,7 @@ class TextRequest:
     citations: tuple[Citation, ...] = ()
     question: str = ""
     likeness_scope: str = ""
-    index_version: int = 0
+    corpus: str = ""
     fresh: bool = False
     reply: str | None = None
     notice: str = ""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import delete
-from sqlmodel import Session, col, exists, func, select
+from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
-from backend.errors import InvalidInputError, NotFoundError
+from backend.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from backend.knowledge.sight import Sight
 from backend.store.database import Database
 from backend.store.tables.documents import Collection, CollectionDocument, Document, DocumentState
 
@@ -29,8 +32,17 @@ def collection_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A collection as it is listed: how many documents it has, and whether it is one tenant's alone."""
+
+    name: str
+    documents: int
+    private: bool
+
+
 class Collections:
-    """Collections and who is in them.
+    """Collections, which documents are in them, and whose they are.
 
     Attributes:
         default: where a document goes that is put nowhere else.
@@ -48,11 +60,11 @@ class Collections:
         with self._naming, self._database.session() as session:
             yield session
 
-    def counts(self) -> dict[str, int]:
-        """Collections and how many documents each has, by name."""
+    def listed(self, sight: Sight) -> list[Listed]:
+        """The collections that are seen, by name."""
         with self._database.session() as session:
             rows = session.exec(
-                select(Collection.name, func.count(col(Document.id)))
+                select(Collection.name, func.count(col(Document.id)), col(Collection.tenant).is_not(None))
                 .select_from(Collection)
                 .outerjoin(CollectionDocument, col(CollectionDocument.collection) == col(Collection.name))
                 .outerjoin(
@@ -60,42 +72,73 @@ class Collections:
                     (col(Document.id) == col(CollectionDocument.document_id))
                     & (col(Document.state) != DocumentState.DELETING),
                 )
+                .where(sight.collections())
                 .group_by(col(Collection.name))
                 .order_by(col(Collection.name))
             ).all()
-        return dict(rows)
+        return [Listed(name, count, bool(private)) for name, count, private in rows]
 
-    def exists(self, name: str) -> bool:
-        """Whether there is a collection of this name."""
+    def exists(self, name: str, sight: Sight) -> bool:
+        """Whether a collection of this name is seen."""
         with self._database.session() as session:
-            return bool(session.exec(select(exists(select(Collection.name).where(Collection.name == name)))).one())
+            return _seen(session, name, sight) is not None
 
-    def memberships(self, document_ids: list[str] | None = None) -> dict[str, list[str]]:
-        """Collections of every document (or of these), by its id."""
+    def memberships(self, sight: Sight, document_ids: list[str] | None = None) -> dict[str, list[str]]:
+        """The collections that are seen of every document (or of these), by its id."""
         out: dict[str, list[str]] = {}
         with self._database.session() as session:
-            query = select(CollectionDocument).order_by(col(CollectionDocument.collection))
+            query = select(CollectionDocument).join(Collection).where(sight.collections())
+            query = query.order_by(col(CollectionDocument.collection))
             if document_ids is not None:
                 query = query.where(col(CollectionDocument.document_id).in_(document_ids))
             for row in session.exec(query).all():
                 out.setdefault(row.document_id, []).append(row.collection)
         return out
 
-    def assign(self, document_id: str, names: list[str]) -> list[str]:
-        """Put a document into these collections and no others; nothing is read again. Returns their names, sorted.
+    def define(self, name: str, sight: Sight, *, private: bool) -> Listed:
+        """Make a collection, or make one private to whoever sees with `sight`, or everybody's (again).
+
+        Raises:
+            InvalidInputError: a name that cannot be used, or the default collection, which is everybody's.
+            ConflictError: somebody else's private collection has this name.
+            ForbiddenError: it would take from others what everybody sees, which an administrator may.
+        """
+        name = collection_name(name)
+        if private and (name == self.default or sight.tenant is None):
+            raise InvalidInputError(f"The collection {name} is everybody's. Make another one.", param="private")
+        with self.naming() as session:
+            refuse_taken(session, name, sight)
+            collection = session.get(Collection, name) or Collection(name=name)
+            documents = session.exec(select(func.count()).select_from(_members(name).subquery())).one()
+            if private and collection.tenant is None:
+                if documents and not sight.everything:
+                    raise ForbiddenError(
+                        f"{name} has documents that everybody sees. Ask an administrator, or make another collection.",
+                        param="private", code="insufficient_role",
+                    )  # fmt: skip
+                collection.tenant = sight.tenant
+            elif not private:
+                collection.tenant = None
+            session.add(collection)
+        return Listed(name, documents, private)
+
+    def assign(self, document_id: str, names: list[str], sight: Sight) -> list[str]:
+        """Put a document into these of the collections that are seen; those that are not seen keep it.
+
+        Nothing is read again. Returns the names, sorted.
 
         Raises:
             InvalidInputError: none, a name that cannot be used, or one that has another document of this name.
             NotFoundError: there is no such document.
+            ConflictError: somebody else's private collection has one of the names.
         """
         wanted = {collection_name(name) for name in names}
         if not wanted:
             raise InvalidInputError("A document is in at least one collection.", param="collections")
         with self.naming() as session:
-            document = session.get(Document, document_id)
-            if document is None or document.state == DocumentState.DELETING:
-                raise NotFoundError(f"There is no document {document_id!r}.")
+            document = seen_document(session, document_id, sight)
             for name in sorted(wanted):
+                refuse_taken(session, name, sight)
                 other = named(session, document.name, name)
                 if other is not None and other.id != document_id:
                     raise InvalidInputError(
@@ -103,7 +146,8 @@ class Collections:
                         "upload the file under another name.",
                         param="collections",
                     )
-            rows = session.exec(select(CollectionDocument).where(CollectionDocument.document_id == document_id)).all()
+            query = select(CollectionDocument).join(Collection).where(CollectionDocument.document_id == document_id)
+            rows = session.exec(query.where(sight.collections())).all()
             for row in rows:
                 if row.collection not in wanted:
                     session.delete(row)
@@ -111,23 +155,57 @@ class Collections:
                 add(session, document_id, name)
         return sorted(wanted)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, sight: Sight) -> None:
         """Delete an empty collection.
 
         Raises:
             InvalidInputError: it has documents.
+            NotFoundError: there is no such collection.
         """
         with self.naming() as session:
-            members = (
-                select(Document.id)
-                .join(CollectionDocument)
-                .where(CollectionDocument.collection == name, Document.state != DocumentState.DELETING)
-            )
+            if _seen(session, name, sight) is None:
+                raise NotFoundError(f"There is no collection {name!r}.")
+            members = _members(name)
             if session.exec(members.limit(1)).first() is not None:
                 raise InvalidInputError(f"{name} still has documents. Move or delete them first.")
             session.connection().execute(
                 delete(Collection).where(col(Collection.name) == name, ~members.exists())
             )
+
+
+def _seen(session: Session, name: str, sight: Sight) -> Collection | None:
+    return session.exec(select(Collection).where(Collection.name == name, sight.collections())).first()
+
+
+def _members(collection: str) -> SelectOfScalar[str]:
+    return (
+        select(Document.id)
+        .join(CollectionDocument)
+        .where(CollectionDocument.collection == collection, Document.state != DocumentState.DELETING)
+    )
+
+
+def refuse_taken(session: Session, name: str, sight: Sight) -> None:
+    """Refuse a name to be written into that a collection has which is not seen.
+
+    Raises:
+        ConflictError: says so, since the name cannot be used.
+    """
+    if session.get(Collection, name) is not None and _seen(session, name, sight) is None:
+        raise ConflictError(f"The name {name!r} is taken by a private collection. Choose another.", param="collection")
+
+
+def seen_document(session: Session, document_id: str, sight: Sight) -> Document:
+    """A document that is seen.
+
+    Raises:
+        NotFoundError: it was deleted, never was, or is in no collection that is seen.
+    """
+    query = select(Document).where(Document.id == document_id, Document.state != DocumentState.DELETING)
+    document = session.exec(query.where(sight.documents())).first()
+    if document is None:
+        raise NotFoundError(f"There is no document {document_id!r}.")
+    return document
 
 
 def named(session: Session, name: str, collection: str) -> Document | None:

@@ -1,7 +1,7 @@
 """What documents there are: their states, versions, chunks. Taking bytes in is done by `uploads`, reading by `reader`.
 
 A document keeps its identity by its name within a collection: a changed file of that name is a new version of it, and
-the version in force answers until the new one is ready.
+the version in force answers until the new one is ready. Whoever asks for a caller says what that caller sees.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import update
-from sqlmodel import Session, col, exists, func, select
+from sqlmodel import col, exists, func, select
 
 from backend.errors import NotFoundError
+from backend.knowledge.collections import seen_document
+from backend.knowledge.sight import Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
-from backend.store.tables.documents import Chunk, CollectionDocument, Document, DocumentState, DocumentVersion
+from backend.store.tables.documents import Chunk, Collection, Document, DocumentState, DocumentVersion
 
 PENDING = (DocumentState.QUEUED, DocumentState.PARSING, DocumentState.EMBEDDING)
 CANCELLED = "Cancelled. Retry to read it."
@@ -39,12 +41,12 @@ class Documents:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def latest(self, collection: str | None = None, *, offset: int = 0, limit: int | None = None) -> list[Document]:
+    def latest(
+        self, sight: Sight, collection: str | None = None, *, offset: int = 0, limit: int | None = None
+    ) -> list[Document]:
         """Documents, latest first; `limit` of them from `offset` on."""
         with self._database.session() as session:
-            query = select(Document).where(Document.state != DocumentState.DELETING)
-            if collection is not None:
-                query = query.join(CollectionDocument).where(CollectionDocument.collection == collection)
+            query = select(Document).where(Document.state != DocumentState.DELETING, sight.documents(collection))
             query = query.order_by(col(Document.created).desc(), col(Document.id)).offset(offset).limit(limit)
             return list(session.exec(query).all())
 
@@ -53,47 +55,49 @@ class Documents:
         """Whether its latest version waits to be read, or is being read."""
         return document.state in PENDING
 
-    def count(self, collection: str | None = None) -> int:
+    def count(self, sight: Sight, collection: str | None = None) -> int:
         """How many documents there are."""
         with self._database.session() as session:
             query = select(func.count(col(Document.id))).where(Document.state != DocumentState.DELETING)
-            if collection is not None:
-                query = query.join(CollectionDocument).where(CollectionDocument.collection == collection)
-            return session.exec(query).one()
+            return session.exec(query.where(sight.documents(collection))).one()
 
-    def searchable(self, collection: str) -> set[str]:
-        """Ids of a collection's documents that have a version in force."""
+    def searchable(self, sight: Sight, collection: str | None = None) -> set[str] | None:
+        """Ids of the documents that have a version in force; None: of all there are, as none is hidden."""
         with self._database.session() as session:
-            query = (
-                select(Document.id)
-                .join(CollectionDocument)
-                .where(CollectionDocument.collection == collection, *_IN_FORCE)
-            )
-            return set(session.exec(query).all())
+            if collection is None:
+                hidden = select(Collection.name).where(~sight.collections())
+                if sight.everything or session.exec(hidden.limit(1)).first() is None:
+                    return None
+            return set(session.exec(select(Document.id).where(sight.documents(collection), *_IN_FORCE)).all())
 
-    def any_searchable(self) -> bool:
+    def any_searchable(self, sight: Sight) -> bool:
         """Whether any document has a version in force."""
+        found = select(Document.id).where(sight.documents(), *_IN_FORCE)
         with self._database.session() as session:
-            return bool(session.exec(select(exists(select(Document.id).where(*_IN_FORCE)))).one())
+            return bool(session.exec(select(exists(found))).one())
 
-    def get(self, document_id: str) -> Document:
+    def get(self, document_id: str, sight: Sight) -> Document:
         """One document.
 
         Raises:
-            NotFoundError: it was deleted, or never was.
+            NotFoundError: it was deleted, never was, or is not seen.
         """
         with self._database.session() as session:
-            document = session.get(Document, document_id)
-        if document is None or document.state == DocumentState.DELETING:
-            raise NotFoundError(f"There is no document {document_id!r}.")
-        return document
+            return seen_document(session, document_id, sight)
 
     def chunks(
-        self, document_id: str, number: int | None = None, *, after: int = -1, limit: int | None = None
+        self, document_id: str, sight: Sight, number: int | None = None, *, after: int = -1, limit: int | None = None
     ) -> list[Chunk]:
-        """The chunks of a document's version (None: the one in force), in order; `limit` of them behind a position."""
+        """The chunks of a document's version (None: the one in force), in order; `limit` of them behind a position.
+
+        Raises:
+            NotFoundError: there is no such document.
+        """
         with self._database.session() as session:
-            build = self._build(session, document_id, number)
+            build = seen_document(session, document_id, sight).build
+            if number is not None:
+                version = session.get(DocumentVersion, (document_id, number))
+                build = version.build if version else 0
             query = select(Chunk).where(
                 Chunk.document_id == document_id, Chunk.build == build, Chunk.position > after
             )
@@ -105,16 +109,8 @@ class Documents:
             query = select(Chunk.id).join(Document).where(Document.id == document_id, Chunk.build == Document.build)
             return list(session.exec(query).all())
 
-    @staticmethod
-    def _build(session: Session, document_id: str, number: int | None) -> int:
-        if number is None:
-            document = session.get(Document, document_id)
-            return document.build if document else 0
-        version = session.get(DocumentVersion, (document_id, number))
-        return version.build if version else 0
-
-    def found(self, chunk_ids: list[str]) -> dict[str, tuple[Chunk, Document]]:
-        """Chunks in force with their documents, by id; those that are gone are left out."""
+    def found(self, chunk_ids: list[str], sight: Sight) -> dict[str, tuple[Chunk, Document]]:
+        """Chunks in force with their documents, by id; those that are gone, or not seen, are left out."""
         with self._database.session() as session:
             rows = session.exec(
                 select(Chunk, Document)
@@ -123,28 +119,33 @@ class Documents:
                     col(Chunk.id).in_(chunk_ids),
                     Chunk.build == Document.build,
                     Document.state != DocumentState.DELETING,
+                    sight.documents(),
                 )
             ).all()
         return {chunk.id: (chunk, document) for chunk, document in rows}
 
-    def versions(self, document_id: str) -> list[DocumentVersion]:
-        """The versions of a document, latest first."""
+    def versions(self, document_id: str, sight: Sight) -> list[DocumentVersion]:
+        """The versions of a document, latest first.
+
+        Raises:
+            NotFoundError: there is no such document.
+        """
         with self._database.session() as session:
+            seen_document(session, document_id, sight)
             query = select(DocumentVersion).where(DocumentVersion.document_id == document_id)
             return list(session.exec(query.order_by(col(DocumentVersion.number).desc())).all())
 
-    def changes(self, document_id: str, number: int) -> Change:
+    def changes(self, document_id: str, number: int, sight: Sight) -> Change:
         """What a version's text added to and removed from the version before that was read.
 
         Raises:
             NotFoundError: no such version, or its text is not kept any more.
         """
-        self.get(document_id)
-        readable = [v for v in self.versions(document_id) if v.build and v.number <= number]
+        readable = [v for v in self.versions(document_id, sight) if v.build and v.number <= number]
         if not readable or readable[0].number != number:
             raise NotFoundError(f"Version {number} has no text to compare.")
-        new = self.chunks(document_id, number)
-        old = self.chunks(document_id, readable[1].number) if len(readable) > 1 else []
+        new = self.chunks(document_id, sight, number)
+        old = self.chunks(document_id, sight, readable[1].number) if len(readable) > 1 else []
         before, after = {c.text_hash for c in old}, {c.text_hash for c in new}
         return Change(
             added=[c.text for c in new if c.text_hash not in before],
@@ -152,27 +153,25 @@ class Documents:
             kept=sum(c.text_hash in before for c in new),
         )
 
-    @property
-    def pending(self) -> int:
+    def pending(self, sight: Sight) -> int:
         """Documents still to be read."""
         with self._database.session() as session:
-            return session.exec(
-                select(func.count(col(Document.id))).where(col(Document.state).in_(PENDING))
-            ).one()
+            query = select(func.count(col(Document.id))).where(col(Document.state).in_(PENDING), sight.documents())
+            return session.exec(query).one()
 
     # ---- changing state ------------------------------------------------------------------------------------------
 
-    def retry(self, document_id: str) -> None:
+    def retry(self, document_id: str, sight: Sight) -> None:
         """Read a failed or cancelled document again."""
-        self.reread([document_id])
+        self.reread([document_id], sight)
 
-    def reread(self, document_ids: Iterable[str]) -> None:
+    def reread(self, document_ids: Iterable[str], sight: Sight) -> None:
         """Queue documents to be read anew; what is in force answers meanwhile, and equal chunks keep their vectors.
 
         Raises:
             NotFoundError: one of them is not there; none is queued then.
         """
-        documents = [self.get(document_id) for document_id in document_ids]
+        documents = [self.get(document_id, sight) for document_id in document_ids]
         for document in documents:
             self.update(
                 document.id, only_from=(DocumentState.READY, DocumentState.FAILED),
@@ -180,15 +179,15 @@ class Documents:
             )  # fmt: skip
         self._signals.wake()
 
-    def cancel(self, document_id: str) -> None:
+    def cancel(self, document_id: str, sight: Sight) -> None:
         """Stop reading a document; a version in force stays, and queued again it is read."""
-        self.get(document_id)
+        self.get(document_id, sight)
         if self.update(document_id, only_from=PENDING, state=DocumentState.FAILED, reason=CANCELLED):
             self._signals.cancel(document_id)
 
-    def delete(self, document_id: str) -> None:
+    def delete(self, document_id: str, sight: Sight) -> None:
         """Delete a document in whatever state it is; it disappears at once, its traces a moment later."""
-        self.get(document_id)
+        self.get(document_id, sight)
         self.update(document_id, state=DocumentState.DELETING)
         self._signals.cancel(document_id)
         self._signals.wake()

@@ -39,7 +39,7 @@ class Grounding:
 
     Attributes:
         passages: the texts quoted.
-        index_version: of the index they were found in.
+        corpus: what was searched: the index's version, and the documents where they are not all.
         reply: what to say instead of asking the model, where nothing was found.
         left_out_turns, left_out_passages: what did not fit the context beside the answer.
     """
@@ -47,7 +47,7 @@ class Grounding:
     messages: Turns
     citations: list[Citation]
     passages: tuple[str, ...] = ()
-    index_version: int = 0
+    corpus: str = ""
     reply: str | None = None
     left_out_turns: int = 0
     left_out_passages: int = 0
@@ -72,7 +72,7 @@ def fitted(
     count: Callable[[Turns], int],
     context: int,
     answer: int | None,
-    index_version: int = 0,
+    corpus: str = "",
 ) -> Grounding:
     """Lay out a prompt that leaves room for its answer.
 
@@ -87,7 +87,7 @@ def fitted(
         count: tokens of messages.
         context: tokens that prompt and answer may have together.
         answer: most tokens of the answer (None: `ANSWER_RESERVE`).
-        index_version: see `Grounding`.
+        corpus: see `Grounding`.
     """
     room = context - (ANSWER_RESERVE if answer is None else answer + MARGIN)
     turns, quoted = history, list(passages)
@@ -96,7 +96,7 @@ def fitted(
         if (not turns and len(quoted) <= 1) or count(messages) <= room:
             return Grounding(
                 messages, citations, passages=tuple(citation["text"] for citation in citations),
-                index_version=index_version, left_out_turns=len(history) - len(turns),
+                corpus=corpus, left_out_turns=len(history) - len(turns),
                 left_out_passages=len(passages) - len(quoted),
             )  # fmt: skip
         if turns:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlmodel import col, func, select
 
 from backend.knowledge.build import Builder
+from backend.knowledge.sight import Sight
 from backend.metering.ledger import Ledger
 from backend.metering.prices import Prices
 from backend.store.database import Database
@@ -35,20 +36,20 @@ class Planner:
     def __init__(self, database: Database, builder: Builder, ledger: Ledger, prices: Prices) -> None:
         self._database, self._builder, self._ledger, self._prices = database, builder, ledger, prices
 
-    def stale(self) -> Plan:
+    def stale(self, sight: Sight) -> Plan:
         """All that were read otherwise than now."""
-        return self._plan(self._builder.version())
+        return self._plan(self._builder.version(), sight)
 
-    def everything(self) -> Plan:
+    def everything(self, sight: Sight) -> Plan:
         """All that were read."""
-        return self._plan(None)
+        return self._plan(None, sight)
 
-    def _plan(self, other_than: str | None) -> Plan:
+    def _plan(self, other_than: str | None, sight: Sight) -> Plan:
         with self._database.session() as session:
             query = (
                 select(Document.id, func.count(col(Chunk.id)), func.sum(Chunk.tokens))
                 .join(Chunk)
-                .where(Chunk.build == Document.build, Document.state != DocumentState.DELETING)
+                .where(Chunk.build == Document.build, Document.state != DocumentState.DELETING, sight.documents())
                 .group_by(col(Document.id))
             )
             if other_than is not None:

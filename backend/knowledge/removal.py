@@ -75,8 +75,9 @@ class Removal:
 
     def drop_old_versions(self, document_id: str) -> None:
         """Keep the text of the latest versions only, and of each the latest build."""
-        versions = self._documents.versions(document_id)
         with self._database.session() as session:
+            query = select(DocumentVersion).where(DocumentVersion.document_id == document_id)
+            versions = session.exec(query.order_by(col(DocumentVersion.number).desc())).all()
             in_force = session.exec(select(Document.build).where(Document.id == document_id)).first() or 0
             kept = {version.build for version in versions[:KEPT_VERSIONS]} | {in_force}
             session.connection().execute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backend.engine.protocol import EngineClient
@@ -13,6 +15,7 @@ from backend.knowledge.grounding import Grounding, Passage, fitted
 from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.index_version import IndexVersion
 from backend.knowledge.search import Found, Scored
+from backend.knowledge.sight import Sight
 from backend.models.texts import Texts
 
 PASSAGES = 4
@@ -32,7 +35,7 @@ class Hit(Passage):
 
 
 class Retriever:
-    """Searches documents that have a version in force."""
+    """Searches documents that have a version in force and are seen by whoever asks."""
 
     def __init__(
         self,
@@ -48,34 +51,36 @@ class Retriever:
         self._embeddings, self._index = embeddings, index
         self._index_version, self._texts, self._engine = index_version, texts, engine
 
-    def find(self, question: str, collection: str | None, *, mode: str | None = None, source: str) -> Found:
+    def find(
+        self, question: str, collection: str | None, sight: Sight, *, mode: str | None = None, source: str
+    ) -> Found:
         """Rank chunks for a question, in the mode that is switched on or in another of `search.MODES`.
 
         Raises:
             InvalidInputError: no such collection, or an empty question.
             UnavailableError: the index is still being opened.
         """
+        return self._rank(question, self._among(question, collection, sight), mode, source)
+
+    def _among(self, question: str, collection: str | None, sight: Sight) -> set[str] | None:
+        """The documents to be searched; None: all."""
         if not question.strip():
             raise InvalidInputError("The question is empty.", param="query")
-        if collection is not None and not self._collections.exists(collection):
+        if collection is not None and not self._collections.exists(collection, sight):
             raise InvalidInputError(f"There is no collection {collection!r}.", param="documents")
+        return self._documents.searchable(sight, collection)
+
+    def _rank(self, question: str, among: set[str] | None, mode: str | None, source: str) -> Found:
         mode = mode or ("graph" if self._engine.switches.graph_retrieval else "dense")
         if not self._index.wait_opened(15):
             raise UnavailableError("The search index is still being opened; retry in a moment.")
         vector = self._embeddings.embed([question], source=source).vectors[0]
-        among = None if collection is None else self._documents.searchable(collection)
         return self._index.search(question, vector, mode=mode, documents=among)
 
-    def search(
-        self, question: str, collection: str | None, *, count: int = PASSAGES, mode: str | None = None, source: str
-    ) -> list[Hit]:
-        """The best chunks for a question, best first; raises as `find` does."""
-        return self.hits(self.find(question, collection, mode=mode, source=source), count)
-
-    def hits(self, found: Found, count: int) -> list[Hit]:
-        """The best chunks of a search with their texts; those deleted meanwhile are left out."""
+    def hits(self, found: Found, count: int, sight: Sight) -> list[Hit]:
+        """The best chunks of a search with their texts; those deleted or hidden meanwhile are left out."""
         best = found.scored[: 2 * count + 8]
-        rows = self._documents.found([scored.chunk_id for scored in best])
+        rows = self._documents.found([scored.chunk_id for scored in best], sight)
         out = []
         for scored in best:
             if scored.chunk_id in rows:
@@ -96,6 +101,7 @@ class Retriever:
         history: list[dict[str, str]],
         collection: str | None,
         system: str,
+        sight: Sight,
         *,
         max_tokens: int | None = None,
         source: str,
@@ -108,16 +114,24 @@ class Retriever:
         Raises:
             InvalidInputError: there is nothing to answer from.
         """
-        hits = self.search(question, collection, source=source)
+        among = self._among(question, collection, sight)
+        hits = self.hits(self._rank(question, among, None, source), PASSAGES, sight)
         if not hits:
             raise InvalidInputError(
                 "There is no ready document to answer from. Upload one, or switch off answering from documents."
             )
-        version = self._index_version.value
+        corpus = _corpus(self._index_version.value, among)
         if not history and not self.about(hits):
-            return Grounding([], [], reply=UNKNOWN, index_version=version)
+            return Grounding([], [], reply=UNKNOWN, corpus=corpus)
         hits = [hit for hit in hits if hit.score >= CUT_OFF * hits[0].score]
         return fitted(
             question, history, hits, system, count=lambda messages: len(self._texts.text().encode_chat(messages)),
-            context=self._engine.known().max_model_len, answer=max_tokens, index_version=version,
+            context=self._engine.known().max_model_len, answer=max_tokens, corpus=corpus,
         )  # fmt: skip
+
+
+def _corpus(index_version: int, documents: Iterable[str] | None) -> str:
+    """What is searched, so that an answer is given again only over the very same documents; None: all of them."""
+    if documents is None:
+        return str(index_version)
+    return f"{index_version}:{hashlib.sha256(' '.join(sorted(documents)).encode()).hexdigest()}"

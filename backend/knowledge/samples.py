@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from backend.knowledge.sight import SHARED
 from backend.knowledge.uploads import Uploads
 from backend.settings import SAMPLES
 
 
 class Samples:
-    """Uploads them like anybody's documents."""
+    """Uploads them like anybody's documents, for everybody."""
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
@@ -20,4 +21,4 @@ class Samples:
     def load(self) -> None:
         """Upload them all."""
         for path in sorted(SAMPLES.iterdir()):
-            self._uploads.upload(path.name, [path.read_bytes()])
+            self._uploads.upload(path.name, [path.read_bytes()], SHARED)

@@ -81,7 +81,7 @@ class Found:
     """The answer to a search: every chunk scored, best first, and what it took.
 
     Attributes:
-        visited: chunks scored; `total`: chunks there are.
+        visited: chunks scored; `total`: chunks there are to be searched.
         seconds: time of the search, without the embedding of the question.
         steps: edges walked.
     """
@@ -123,7 +123,8 @@ def search(
             found = _seeds(question, vector, graph, vectors, keywords, mode, documents)
         if mode == "graph":
             steps = _walk(vector, graph, found, documents)
-        total = len(graph)
+        live = graph.node.values()
+        total = len(live) if documents is None else sum(graph.document[node] in documents for node in live)
     ranked = sorted(found.values(), key=lambda s: (-s.score, s.chunk_id))
     return Found(ranked, len(ranked), total, time.perf_counter() - started, mode, steps)
 

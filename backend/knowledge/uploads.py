@@ -11,8 +11,16 @@ from sqlmodel import Session
 from backend.errors import DocumentError, InvalidInputError
 from backend.files.blobs import Blob, Blobs
 from backend.knowledge.archive import Member, unpacked
-from backend.knowledge.collections import DEFAULT_COLLECTION, Collections, add, collection_name, named
+from backend.knowledge.collections import (
+    DEFAULT_COLLECTION,
+    Collections,
+    add,
+    collection_name,
+    named,
+    refuse_taken,
+)
 from backend.knowledge.formats import SUPPORTED, check
+from backend.knowledge.sight import Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.settings import Settings
 from backend.store.database import Database
@@ -36,7 +44,9 @@ class Uploads:
         self._settings, self._database, self._blobs = settings, database, blobs
         self._collections, self._signals = collections, signals
 
-    def upload(self, name: str, data: Iterable[bytes], collection: str = DEFAULT_COLLECTION) -> Document:
+    def upload(
+        self, name: str, data: Iterable[bytes], sight: Sight, collection: str = DEFAULT_COLLECTION
+    ) -> Document:
         """Store a file and queue it. A file that cannot be read is kept as failed, with the reason.
 
         The same content again changes nothing (a failed one is tried again); another content under the same name is a
@@ -45,11 +55,13 @@ class Uploads:
         Args:
             name: the file's name; a folder part is dropped.
             data: its bytes in pieces, so that no upload has to fit in memory.
+            sight: which collections it may go into.
             collection: where it belongs; made if it does not exist.
 
         Raises:
             TooLargeError: over the limit; nothing is kept.
             InvalidInputError: a name or collection that cannot be used.
+            ConflictError: somebody else's private collection has this name.
             StorageError: the disk is full or the database busy; nothing is kept.
         """
         name = Path(name.replace("\\", "/")).name.strip()
@@ -63,6 +75,7 @@ class Uploads:
             except DocumentError as error:
                 problem = error.message
             with self._collections.naming() as session:
+                refuse_taken(session, collection, sight)
                 document = named(session, name, collection)
                 replaced = document is not None and document.sha256 != blob.sha256
                 document = self._noted(session, document, name, blob, problem)
@@ -98,7 +111,7 @@ class Uploads:
         return document
 
     def upload_archive(
-        self, name: str, file: Path, collection: str = DEFAULT_COLLECTION
+        self, name: str, file: Path, sight: Sight, collection: str = DEFAULT_COLLECTION
     ) -> tuple[list[Document], list[str]]:
         """Take every file of a zip archive in; returns the documents, and what was left out and why.
 
@@ -109,7 +122,7 @@ class Uploads:
         documents: list[Document] = []
 
         def take(member: Member) -> None:
-            documents.append(self.upload(member.name, member.data, collection))
+            documents.append(self.upload(member.name, member.data, sight, collection))
 
         refused = unpacked(name, file, take)
         if not documents and not refused:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 ROWS = 2000
+MOST_NAMED = 10_000
+"""Documents among which one query searches; Chroma hands each to SQLite, which takes 32,766."""
 
 
 class VectorIndex:
@@ -86,9 +88,10 @@ class VectorIndex:
 
     def query(self, vector: np.ndarray, count: int, documents: list[str] | None = None) -> list[tuple[str, float]]:
         """The nearest chunks (of these documents, or of all): (chunk id, cosine similarity), best first."""
-        if documents is not None and not documents:
-            return []
-        return self.query_many(vector[None], count, documents)[0]
+        if documents is None:
+            return self.query_many(vector[None], count)[0]
+        found = [hit for some in parts(documents, MOST_NAMED) for hit in self.query_many(vector[None], count, some)[0]]
+        return sorted(found, key=lambda hit: -hit[1])[:count]
 
     def query_many(
         self, vectors: np.ndarray, count: int, documents: list[str] | None = None

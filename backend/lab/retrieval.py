@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.knowledge.sight import SHARED
 from backend.lab.product import Open, Product
 
 CUTS = (2, 5, 10)
@@ -61,11 +62,12 @@ def load(product: Product, passages: dict[str, str]) -> tuple[dict[str, str], fl
     started = time.perf_counter()
     for number, (title, text) in enumerate(passages.items()):
         name = re.sub(r"[^\w .()'-]+", " ", title).strip() or "passage"
-        document = product.uploads.upload(f"{name[:200]} {number}.md", [f"# {title}\n\n{text}\n".encode()])
+        data = [f"# {title}\n\n{text}\n".encode()]
+        document = product.uploads.upload(f"{name[:200]} {number}.md", data, SHARED)
         titles[document.id] = title
-    while product.documents.pending:
+    while product.documents.pending(SHARED):
         time.sleep(0.2)
-    failed = [d for d in product.documents.latest() if d.state == "failed"]
+    failed = [d for d in product.documents.latest(SHARED) if d.state == "failed"]
     if failed:
         raise RuntimeError(f"{failed[0].name}: {failed[0].reason}")
     return titles, time.perf_counter() - started
@@ -83,11 +85,11 @@ def evaluate(product: Product, questions: list[Question], titles: dict[str, str]
         if not supporting:
             continue
         began = time.perf_counter()
-        found = product.retriever.find(question.text, None, mode=mode, source="lab")
+        found = product.retriever.find(question.text, None, SHARED, mode=mode, source="lab")
         whole.append((time.perf_counter() - began) * 1000)
         bare.append(found.seconds * 1000)
         visited.append(found.visited / max(found.total, 1))
-        rows = product.documents.found([scored.chunk_id for scored in found.scored[:60]])
+        rows = product.documents.found([scored.chunk_id for scored in found.scored[:60]], SHARED)
         ranked = list(dict.fromkeys(
             titles[rows[s.chunk_id][1].id] for s in found.scored[:60] if s.chunk_id in rows
         ))  # fmt: skip

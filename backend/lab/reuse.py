@@ -17,6 +17,7 @@ from typing import Any
 
 from backend.engine.messages import SamplingParams
 from backend.generation.grounded import grounded_request
+from backend.knowledge.sight import SHARED
 from backend.lab.made_up import PEOPLE, PLACES, THINGS, document
 from backend.lab.product import Open, Product
 
@@ -26,22 +27,22 @@ ON = dict.fromkeys(OFF, True)
 
 def wait(product: Product) -> None:
     """Until nothing is left to read."""
-    while product.documents.pending:
+    while product.documents.pending(SHARED):
         time.sleep(0.02)
 
 
 def timed_upload(product: Product, name: str, data: bytes) -> tuple[float, int, Any]:
     """Seconds until a file is ready, texts embedded meanwhile, and the document."""
     before, started = product.engine.ping(30).embedded_texts, time.perf_counter()
-    made = product.uploads.upload(name, [data])
+    made = product.uploads.upload(name, [data], SHARED)
     wait(product)
     seconds = time.perf_counter() - started
-    return seconds, product.engine.ping(30).embedded_texts - before, product.documents.get(made.id)
+    return seconds, product.engine.ping(30).embedded_texts - before, product.documents.get(made.id, SHARED)
 
 
 def ask(product: Product, question: str) -> None:
     """Ask over the documents; one token, so that what is measured is reading, not writing."""
-    grounding = product.retriever.ground(question, [], None, "", source="lab")
+    grounding = product.retriever.ground(question, [], None, "", SHARED, source="lab")
     request = grounded_request(
         grounding, sampling=SamplingParams(temperature=0.0), max_tokens=1, source="lab", question=question
     )
@@ -53,7 +54,7 @@ def twice(product: Product) -> None:
     data = document(0, 200)
     first, computed, made = timed_upload(product, "two hundred pages.md", data)
     embedding = product.engine.ping(30).embedding_seconds
-    tokens = sum(chunk.tokens for chunk in product.documents.chunks(made.id))
+    tokens = sum(chunk.tokens for chunk in product.documents.chunks(made.id, SHARED))
     again, none, _ = timed_upload(product, "two hundred pages.md", data)
     copy, also_none, _ = timed_upload(product, "a copy under another name.md", data)
     print(
@@ -72,7 +73,7 @@ def twice(product: Product) -> None:
 
 def heavy(product: Product) -> None:
     """20 documents re-processed five times, 200 questions of which most repeat, caches off and on."""
-    made = [product.uploads.upload(f"book {i}.md", [document(100 + i, 6)]).id for i in range(20)]
+    made = [product.uploads.upload(f"book {i}.md", [document(100 + i, 6)], SHARED).id for i in range(20)]
     wait(product)
     rng = random.Random(1)
     distinct = [
@@ -84,7 +85,7 @@ def heavy(product: Product) -> None:
         product.switchboard.change(switches)
         before = product.engine.ping(30)
         for _ in range(5):
-            product.documents.reread(made)
+            product.documents.reread(made, SHARED)
             wait(product)
             for question in questions[:40]:
                 ask(product, question)

@@ -8,6 +8,8 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime
+from pages.caller import current_sight
+from pages.drawing.collections import collection_labels
 from pages.drawing.figures import counted, size, when
 from pages.drawing.untrusted import passage, plain
 
@@ -25,14 +27,16 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
     with versions:
         version_list(runtime, document)
     with membership:
-        known = sorted({*runtime.collections.counts(), *collections})
+        labels = collection_labels(runtime)
+        known = sorted({*labels, *collections})
         chosen = st.multiselect(
             "In these collections", known, default=collections, key=f"collections-{document.id}",
             accept_new_options=True, help="A document may be in several; nothing is embedded again.",
+            format_func=lambda name: labels.get(name, name),
         )
         if sorted(chosen) != sorted(collections) and st.button("Save", key=f"save-{document.id}", type="primary"):
             try:
-                runtime.collections.assign(document.id, chosen)
+                runtime.collections.assign(document.id, chosen, current_sight())
                 st.rerun()
             except TenfoldError as error:
                 st.error(plain(error.message))
@@ -40,7 +44,7 @@ def details(runtime: Runtime, document: Document, collections: list[str]) -> Non
 
 def chunk_viewer(runtime: Runtime, document: Document) -> None:
     """The chunks in force, some at a time, with a search among them."""
-    chunks = runtime.documents.chunks(document.id)
+    chunks = runtime.documents.chunks(document.id, current_sight())
     look_for = st.text_input(
         "Find in chunks", key=f"find-{document.id}", placeholder="Find in chunks", label_visibility="collapsed",
         icon=":material/search:",
@@ -63,7 +67,7 @@ def chunk_viewer(runtime: Runtime, document: Document) -> None:
 
 def version_list(runtime: Runtime, document: Document) -> None:
     """The versions of a document, and what each changed."""
-    for version in runtime.documents.versions(document.id):
+    for version in runtime.documents.versions(document.id, current_sight()):
         force = " :green-badge[in force]" if version.number == document.version else ""
         cut = f"{counted(version.chunk_count, 'chunk')}, {version.embedded} embedded"
         what = cut if version.build else "text not kept"
@@ -72,7 +76,7 @@ def version_list(runtime: Runtime, document: Document) -> None:
             continue
         with st.expander(f"What version {version.number} changed"):
             try:
-                change = runtime.documents.changes(document.id, version.number)
+                change = runtime.documents.changes(document.id, version.number, current_sight())
             except TenfoldError as error:
                 st.caption(plain(error.message))
                 continue

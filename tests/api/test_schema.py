@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -31,11 +32,16 @@ def schema(server: Any) -> Iterator[Any]:
     """The server's own document; what is made under it is deleted again, and switches are set back."""
     load_all_checks()
     kept = {document["id"] for document in httpx.get(f"{server.url}/api/documents").json()["data"]}
+    collections = f"{server.url}/api/documents/collections"
+    known = {collection["name"] for collection in httpx.get(collections).json()["data"]}
     switches = httpx.get(f"{server.url}/api/switches").json()["switches"]
     yield schemathesis.openapi.from_url(f"{server.url}/api/openapi.json")
     for document in httpx.get(f"{server.url}/api/documents").json()["data"]:
         if document["id"] not in kept:
             httpx.delete(f"{server.url}/api/documents/{document['id']}")
+    for collection in httpx.get(collections).json()["data"]:
+        if collection["name"] not in known:
+            httpx.delete(f"{collections}/{quote(collection['name'], safe='')}")
     for job in httpx.get(f"{server.url}/api/jobs?limit=500").json()["data"]:
         httpx.delete(f"{server.url}/api/jobs/{job['id']}")
     httpx.patch(f"{server.url}/api/switches", json=switches)

@@ -85,6 +85,31 @@ def test_a_key_shows_what_its_role_may(visit: Open, guarded: Server, role: str, 
         expect(page.get_by_role("heading", name="Keys")).to_have_count(0)
 
 
+def test_a_private_collection_is_its_owners_alone(visit: Open, guarded: Server) -> None:
+    keys = []
+    for _ in range(2):
+        with visit(guarded) as admin:
+            keys.append(new_key(admin, guarded, "chat, use documents"))
+    for key, owner in zip(keys, (True, False), strict=True):
+        with visit(guarded) as page:
+            page.goto(f"{guarded.url}/sign-in?next=/documents")
+            sign_in(page, key)
+            if owner:
+                into = page.get_by_role("textbox", name="Into collection")
+                into.fill("diary")
+                into.press("Enter")
+                page.locator("label", has_text="Private").click()
+                settled(page)
+                page.locator("input[type=file]").set_input_files(
+                    {"name": "key.txt", "mimeType": "text/plain", "buffer": b"It lies under the third stone."}
+                )
+                expect(page.get_by_text("🔒 diary").first).to_be_visible()
+            else:
+                expect(page.get_by_role("heading", name="No documents yet")).to_be_visible()
+            settled(page)
+            expect(page.get_by_text("key.txt")).to_have_count(1 if owner else 0)
+
+
 def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Server) -> None:
     with visit(guarded) as admin:
         key = new_key(admin, guarded, "look and search")

@@ -26,6 +26,7 @@ from backend.knowledge.documents import Documents
 from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.reader import Reader, ReaderPhase
+from backend.knowledge.sight import SHARED, Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
 from backend.models.checkpoint import resolve
@@ -35,8 +36,12 @@ from backend.store.database import Database
 from backend.store.tables.documents import Document
 from tests.conftest import until
 from tests.engine.fake_engine import INFO
+from tests.generation.conftest import room, text
+
+__all__ = ["room", "text"]
 
 DIMENSION = 16
+EVERYTHING = Sight(None, everything=True)
 
 
 class MadeUpEngine:
@@ -118,15 +123,15 @@ class Knowledge:
         self.index.close()
         self.database.close()
 
-    def upload(self, name: str, text: str, collection: str = "default") -> Document:
-        return self.uploads.upload(name, [text.encode()], collection)
+    def upload(self, name: str, text: str, collection: str = "default", sight: Sight = SHARED) -> Document:
+        return self.uploads.upload(name, [text.encode()], sight, collection)
 
     def state(self, document: Document) -> str:
-        return str(self.documents.get(document.id).state)
+        return str(self.documents.get(document.id, EVERYTHING).state)
 
     def wait(self, document: Document, state: str = "ready") -> Document:
         until(lambda: self.state(document) == state, f"{document.name} is {state}")
-        return self.documents.get(document.id)
+        return self.documents.get(document.id, EVERYTHING)
 
     def wait_phase(self, phase: ReaderPhase, condition: Callable[[], bool] = lambda: True) -> None:
         until(lambda: self.reader.state.phase == phase and condition(), f"the reader is {phase}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backend.errors import InvalidInputError
+from backend.knowledge.sight import SHARED
 from tests.conftest import until
 from tests.knowledge.conftest import Knowledge
 
@@ -70,12 +71,12 @@ def test_who_waits_for_a_cancelled_read_computes_the_text_itself(knowledge: Know
 def test_vectors_of_deleted_documents_can_be_forgotten(knowledge: Knowledge) -> None:
     kept = knowledge.wait(knowledge.upload("kept.txt", "It stays where it is."))
     gone = knowledge.wait(knowledge.upload("gone.txt", "It goes away for good."))
-    knowledge.documents.delete(gone.id)
+    knowledge.documents.delete(gone.id, SHARED)
     until(lambda: len(knowledge.index.graph) == 1, "it has gone")
     assert knowledge.embeddings.kept.statistics().entries == 2
     assert knowledge.embeddings.forget_unused() == 1
     assert knowledge.embeddings.kept.statistics().entries == 1
-    knowledge.documents.reread([kept.id])
+    knowledge.documents.reread([kept.id], SHARED)
     assert knowledge.wait(kept).embedded in (0, 1)
     assert len(knowledge.engine.calls) == 2, "the vector that was kept is used"
 

@@ -16,14 +16,14 @@ HISTORY = [{"role": role, "content": f"turn{i} " * 50} for i, role in enumerate(
 
 
 def ground(answer: int | None, context: int = 1000, history: Any = HISTORY) -> Grounding:
-    return fitted("Why?", history, PASSAGES, "", count=words, context=context, answer=answer, index_version=7)
+    return fitted("Why?", history, PASSAGES, "", count=words, context=context, answer=answer, corpus="7")
 
 
 def test_everything_is_there_where_it_fits() -> None:
     grounding = ground(None, context=5000)
     assert (grounding.left_out_turns, grounding.left_out_passages, grounding.notice) == (0, 0, "")
     assert len(grounding.messages) == 8 and len(grounding.citations) == len(grounding.passages) == 4
-    assert grounding.index_version == 7
+    assert grounding.corpus == "7"
 
 
 def test_the_longer_the_answer_may_be_the_less_is_put_before_it() -> None:

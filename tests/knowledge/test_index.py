@@ -11,6 +11,7 @@ import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
 from tokenizers import Tokenizer
 
+from backend.knowledge.sight import SHARED
 from tests.knowledge.conftest import DIMENSION, Knowledge
 
 TEXT = "# Mill\n\nThe mill grinds rye on Thursdays."
@@ -32,7 +33,7 @@ def found(knowledge: Knowledge, mode: str) -> set[str]:
     vector = knowledge.embeddings.embed([QUESTION], source="test").vectors[0]
     result = knowledge.index.search(QUESTION, vector, mode=mode, documents=None)
     ids = [scored.chunk_id for scored in result.scored]
-    return {chunk.text for chunk, _ in knowledge.documents.found(ids).values()}
+    return {chunk.text for chunk, _ in knowledge.documents.found(ids, SHARED).values()}
 
 
 @pytest.mark.parametrize("damage", ["lost", "corrupt"])

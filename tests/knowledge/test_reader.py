@@ -11,6 +11,7 @@ import pytest
 
 from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase
+from backend.knowledge.sight import SHARED
 from backend.knowledge.signals import ReaderSignals
 from tests.conftest import until
 from tests.knowledge.conftest import Knowledge
@@ -32,7 +33,7 @@ def test_a_cancelled_document_that_is_uploaded_again_is_read(
     knowledge: Knowledge, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = held_in_the_middle(knowledge)
-    knowledge.documents.cancel(document.id)
+    knowledge.documents.cancel(document.id, SHARED)
     assert knowledge.upload("harvest.txt", text).id == document.id
     after = knowledge.upload("after.txt", "What comes after it is read as well.")
     turns: list[int] = []
@@ -43,19 +44,19 @@ def test_a_cancelled_document_that_is_uploaded_again_is_read(
     knowledge.wait(after)
     knowledge.wait_phase(ReaderPhase.IDLE)
     assert len(turns) < 10, "the reader looked for work again and again"
-    shown = " ".join(chunk.text for chunk in knowledge.documents.chunks(document.id))
+    shown = " ".join(chunk.text for chunk in knowledge.documents.chunks(document.id, SHARED))
     assert ("And more." in shown) == (text != LONG)
 
 
 def test_a_cancelled_document_stays_cancelled_until_it_is_retried(knowledge: Knowledge) -> None:
     document = held_in_the_middle(knowledge)
-    knowledge.documents.cancel(document.id)
+    knowledge.documents.cancel(document.id, SHARED)
     knowledge.engine.gate.set()
     knowledge.wait_phase(ReaderPhase.IDLE)
-    cancelled = knowledge.documents.get(document.id)
+    cancelled = knowledge.documents.get(document.id, SHARED)
     assert (cancelled.state, cancelled.reason) == ("failed", "Cancelled. Retry to read it.")
     assert len(knowledge.index.graph) == 0 and not knowledge.index.vectors.ids() and not knowledge.index.keywords.ids()
-    knowledge.documents.retry(document.id)
+    knowledge.documents.retry(document.id, SHARED)
     assert knowledge.wait(document).chunk_count == len(knowledge.index.graph) > 0
 
 
@@ -78,7 +79,8 @@ def test_a_locked_database_is_waited_out(knowledge: Knowledge) -> None:
     other.close()
     knowledge.wait(document)
     knowledge.wait_phase(ReaderPhase.IDLE)
-    assert len(knowledge.index.graph) == knowledge.documents.get(document.id).chunk_count, "the first try left nothing"
+    chunks = knowledge.documents.get(document.id, SHARED).chunk_count
+    assert len(knowledge.index.graph) == chunks, "the first try left nothing"
 
 
 def test_a_full_disk_is_waited_out(knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_a_deletion_that_fails_holds_up_nobody(knowledge: Knowledge, monkeypatch
         erase(document)
 
     monkeypatch.setattr(knowledge.builder.removal, "erase", broken)
-    knowledge.documents.delete(stuck.id)
+    knowledge.documents.delete(stuck.id, SHARED)
     until(lambda: tries, "it was tried")
     knowledge.wait(knowledge.upload("next.txt", "It is read."))
     assert len(tries) == 1, "it is not tried again at once"

@@ -11,9 +11,14 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel, select
 
 from backend.errors import DataFolderError
+from backend.knowledge.collections import Collections
+from backend.knowledge.documents import Documents
+from backend.knowledge.sight import SHARED, Sight
+from backend.knowledge.signals import ReaderSignals
 from backend.settings import Settings
 from backend.store.folder import Storage
 from backend.store.tables.chats import Conversation, Message
+from backend.store.tables.documents import CollectionDocument, Document
 
 
 def settings(folder: Path, url: str) -> Settings:
@@ -52,4 +57,26 @@ def test_what_belongs_to_a_row_goes_with_it(postgres: Callable[[str], str], tmp_
         session.delete(session.get(Conversation, conversation.id))
     with storage.database.session() as session:
         assert session.exec(select(Message.id)).all() == []
+    storage.close()
+
+
+def test_what_a_caller_sees_is_the_same_there(postgres: Callable[[str], str], tmp_path: Path) -> None:
+    storage = Storage(settings(tmp_path, postgres("sight")))
+    collections, documents = Collections(storage.database), Documents(storage.database, ReaderSignals())
+    me, them, admin = Sight("me"), Sight("them"), Sight("root", everything=True)
+    collections.define("diary", me, private=True)
+    collections.define("open", them, private=False)
+    with storage.database.session() as session:
+        session.add_all([Document(id=name, name=name, sha256=name, size=1, build=1) for name in "ab"])
+        session.flush()
+        session.add_all([CollectionDocument(collection=c, document_id=d) for c, d in (("diary", "a"), ("open", "b"))])
+    for sight, seen in ((me, 2), (admin, 2), (them, 1), (SHARED, 1)):
+        assert len(collections.listed(sight)) == len(collections.memberships(sight)) == seen
+        assert documents.count(sight) == len(documents.latest(sight)) == documents.pending(sight) == seen
+        assert documents.any_searchable(sight) and documents.count(sight, "diary") == seen - 1
+    assert documents.searchable(me) is documents.searchable(admin) is None and documents.searchable(them) == {"b"}
+    assert collections.assign("b", ["open", "diary"], me) == ["diary", "open"]
+    assert collections.assign("b", ["third"], them) == ["third"]
+    assert collections.memberships(admin)["b"] == ["diary", "third"]
+    collections.delete("open", them)
     storage.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from backend.api.console import documents, jobs, search, switches
+from backend.api.console import collections, documents, jobs, search, switches
 from backend.api.errors import problems
 
 router = APIRouter()
-RESOURCES = (documents, search, jobs, switches)
-for resource in (documents, search):
+RESOURCES = (collections, documents, search, jobs, switches)
+for resource in (collections, documents, search):  # collections first: their path looks like a document's
     router.include_router(resource.router, responses=problems(404, 409, 422))
 router.include_router(jobs.router, responses=problems(404, 409, 415))
 router.include_router(switches.router, responses=problems())

@@ -29,7 +29,7 @@ from backend.api.console.schemas import (
     VersionList,
     VersionView,
 )
-from backend.api.deps import RuntimeDep
+from backend.api.deps import RuntimeDep, SightDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, TenfoldError
 from backend.knowledge.collections import DEFAULT_COLLECTION
@@ -55,7 +55,10 @@ def _pieces(file: UploadFile) -> Iterator[bytes]:
 
 @router.post("", status_code=202, summary="Upload files")
 def upload(
-    files: list[UploadFile], runtime: RuntimeDep, collection: Annotated[Text, Form()] = DEFAULT_COLLECTION
+    files: list[UploadFile],
+    runtime: RuntimeDep,
+    sight: SightDep,
+    collection: Annotated[Text, Form()] = DEFAULT_COLLECTION,
 ) -> Uploaded:
     """Take files (and zip archives of files) in; each is read in the background.
 
@@ -72,11 +75,12 @@ def upload(
                 with named_failures(), tempfile.NamedTemporaryFile(suffix=".zip") as aside:
                     shutil.copyfileobj(file.file, aside)
                     aside.flush()
-                    documents, refused = runtime.uploads.upload_archive(name, pathlib.Path(aside.name), collection)
+                    path = pathlib.Path(aside.name)
+                    documents, refused = runtime.uploads.upload_archive(name, path, sight, collection)
                 out += [_describe(document) for document in documents]
                 out += [Refused(name=name, reason=reason) for reason in refused]
             else:
-                out.append(_describe(runtime.uploads.upload(name, _pieces(file), collection)))
+                out.append(_describe(runtime.uploads.upload(name, _pieces(file), sight, collection)))
         except TenfoldError as error:
             errors.append(error)
             out.append(Refused(name=name, reason=error.message))
@@ -88,27 +92,28 @@ def upload(
 @router.get("", summary="List documents")
 def list_documents(
     runtime: RuntimeDep,
+    sight: SightDep,
     collection: Text | None = None,
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
 ) -> DocumentList:
     """Latest first, a page at a time."""
-    rows = [_describe(row) for row in runtime.documents.latest(collection, offset=offset, limit=limit)]
-    return DocumentList(data=rows, total=runtime.documents.count(collection), offset=offset, limit=limit)
+    rows = [_describe(row) for row in runtime.documents.latest(sight, collection, offset=offset, limit=limit)]
+    return DocumentList(data=rows, total=runtime.documents.count(sight, collection), offset=offset, limit=limit)
 
 
 @router.get("/reindex", summary="Plan reading anew")
-def plan(runtime: RuntimeDep) -> PlanView:
+def plan(runtime: RuntimeDep, sight: SightDep) -> PlanView:
     """Which documents were cut or embedded otherwise than now, and what reading them anew would take."""
-    return PlanView(**asdict(runtime.planner.stale()))
+    return PlanView(**asdict(runtime.planner.stale(sight)))
 
 
 @router.post("/reindex", status_code=202, summary="Read documents anew")
-def reindex(runtime: RuntimeDep, body: ReindexBody | None = None) -> Chosen:
+def reindex(runtime: RuntimeDep, sight: SightDep, body: ReindexBody | None = None) -> Chosen:
     """Those named, or those that the plan names."""
     named = body.documents if body is not None else None
-    chosen = runtime.planner.stale().documents if named is None else named
-    runtime.documents.reread(chosen)
+    chosen = runtime.planner.stale(sight).documents if named is None else named
+    runtime.documents.reread(chosen, sight)
     return Chosen(documents=chosen)
 
 
@@ -116,13 +121,14 @@ def reindex(runtime: RuntimeDep, body: ReindexBody | None = None) -> Chosen:
 def get(
     document_id: Text,
     runtime: RuntimeDep,
+    sight: SightDep,
     version: Annotated[int | None, Query(ge=1, le=MOST)] = None,
     after: Annotated[int, Query(ge=-1, le=MOST, description="Position of the last chunk already seen.")] = -1,
     limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS)] = 200,
 ) -> DocumentDetail:
     """With chunks of its version in force, or of another, some at a time."""
-    document = runtime.documents.get(document_id)
-    chunks = runtime.documents.chunks(document_id, version, after=after, limit=limit + 1)
+    document = runtime.documents.get(document_id, sight)
+    chunks = runtime.documents.chunks(document_id, sight, version, after=after, limit=limit + 1)
     shown = chunks[:limit]
     rate = runtime.reader.rate(document_id)
     return DocumentDetail(
@@ -134,40 +140,41 @@ def get(
 
 
 @router.get("/{document_id}/versions", summary="List a document's versions")
-def versions(document_id: Text, runtime: RuntimeDep) -> VersionList:
+def versions(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> VersionList:
     """Latest first."""
-    runtime.documents.get(document_id)
-    found = runtime.documents.versions(document_id)
+    found = runtime.documents.versions(document_id, sight)
     return VersionList(data=[VersionView.model_validate(version, from_attributes=True) for version in found])
 
 
 @router.get("/{document_id}/versions/{number}/changes", summary="Compare a version with the one before")
-def changes(document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runtime: RuntimeDep) -> ChangeView:
+def changes(
+    document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runtime: RuntimeDep, sight: SightDep
+) -> ChangeView:
     """What a version's text added and removed."""
-    return ChangeView(**asdict(runtime.documents.changes(document_id, number)))
+    return ChangeView(**asdict(runtime.documents.changes(document_id, number, sight)))
 
 
 @router.put("/{document_id}/collections", summary="Put a document into collections")
-def collect(document_id: Text, runtime: RuntimeDep, body: CollectionsBody) -> CollectionNames:
-    """Into these and no others; nothing is embedded again."""
-    return CollectionNames(collections=runtime.collections.assign(document_id, body.collections))
+def collect(document_id: Text, runtime: RuntimeDep, sight: SightDep, body: CollectionsBody) -> CollectionNames:
+    """Into these and none of the others that are seen; nothing is embedded again."""
+    return CollectionNames(collections=runtime.collections.assign(document_id, body.collections, sight))
 
 
 @router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")
-def retry(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+def retry(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> DocumentView:
     """Its latest version."""
-    runtime.documents.retry(document_id)
-    return _describe(runtime.documents.get(document_id))
+    runtime.documents.retry(document_id, sight)
+    return _describe(runtime.documents.get(document_id, sight))
 
 
 @router.post("/{document_id}/cancel", status_code=202, summary="Stop reading a document")
-def cancel(document_id: Text, runtime: RuntimeDep) -> DocumentView:
+def cancel(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> DocumentView:
     """A version in force stays."""
-    runtime.documents.cancel(document_id)
-    return _describe(runtime.documents.get(document_id))
+    runtime.documents.cancel(document_id, sight)
+    return _describe(runtime.documents.get(document_id, sight))
 
 
 @router.delete("/{document_id}", status_code=204, summary="Delete a document")
-def delete(document_id: Text, runtime: RuntimeDep) -> None:
+def delete(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> None:
     """In whatever state it is."""
-    runtime.documents.delete(document_id)
+    runtime.documents.delete(document_id, sight)

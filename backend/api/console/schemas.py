@@ -133,6 +133,26 @@ class CollectionsBody(Body):
     collections: list[str]
 
 
+class CollectionView(BaseModel):
+    """A collection: how many documents it has, and whether it is a caller's own or everybody's."""
+
+    name: str
+    documents: int
+    private: bool
+
+
+class CollectionList(BaseModel):
+    """The collections that the caller sees, by name."""
+
+    data: list[CollectionView]
+
+
+class CollectionBody(Body):
+    """Whose a collection is to be: the caller's alone, or everybody's."""
+
+    private: bool
+
+
 class CollectionNames(BaseModel):
     """The collections that a document is in."""
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from backend.api.bodies import Text
 from backend.api.console.schemas import Hits, HitView, StepView
-from backend.api.deps import RuntimeDep
+from backend.api.deps import RuntimeDep, SightDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError
 from backend.knowledge.search import MODES
@@ -21,6 +21,7 @@ router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8)
 def search(
     q: Text,
     runtime: RuntimeDep,
+    sight: SightDep,
     collection: Text | None = None,
     mode: Text | None = None,
     count: Annotated[int, Query(ge=1, le=50)] = 5,
@@ -28,8 +29,8 @@ def search(
     """The best chunks for a question, with what their scores are made of and how much was looked at."""
     if mode is not None and mode not in MODES:
         raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
-    found = runtime.retriever.find(q, collection, mode=mode, source="api")
-    hits = runtime.retriever.hits(found, count)
+    found = runtime.retriever.find(q, collection, sight, mode=mode, source="api")
+    hits = runtime.retriever.hits(found, count, sight)
     data = [
         HitView(
             chunk_id=hit.chunk_id, document_id=hit.document_id, document=hit.document, position=hit.position,

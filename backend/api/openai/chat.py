@@ -15,6 +15,7 @@ from backend.api.openai.stream import CHATS, respond, start
 from backend.errors import InvalidInputError
 from backend.generation.request import TextRequest
 from backend.generation.stream import Generation, Piece
+from backend.knowledge.sight import Sight, sight_of
 from backend.models.text import TextModel
 from backend.runtime import Runtime
 
@@ -38,7 +39,7 @@ async def chat_completions(
         named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         raise InvalidInputError(f"{named} must be at least 1.", param=named)
     prompt = TextRequest(
-        **await _source(body, runtime),
+        **await _source(body, runtime, sight_of(caller)),
         sampling=body.sampling((body.top_logprobs or 0) if body.logprobs else None),
         max_tokens=body.most,
         stop=body.stops(),
@@ -49,7 +50,7 @@ async def chat_completions(
     return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 
-async def _source(body: ChatCompletionBody, runtime: Runtime) -> dict[str, Any]:
+async def _source(body: ChatCompletionBody, runtime: Runtime, sight: Sight) -> dict[str, Any]:
     """What the model is shown: the messages, with passages of documents where they are asked for."""
     messages = [message.plain() for message in body.messages]
     systems = [message["content"] for message in messages if message["role"] == "system"]
@@ -62,10 +63,10 @@ async def _source(body: ChatCompletionBody, runtime: Runtime) -> dict[str, Any]:
             raise InvalidInputError("A question is needed to answer from documents.", param="messages")
         grounding = await CHATS.run(
             lambda: runtime.retriever.ground(
-                question, turns[:-1], collection, "\n\n".join(systems), source="api", max_tokens=body.most
+                question, turns[:-1], collection, "\n\n".join(systems), sight, source="api", max_tokens=body.most
             )
         )
-        source = {name: getattr(grounding, name) for name in ("messages", "passages", "index_version", "reply")}
+        source = {name: getattr(grounding, name) for name in ("messages", "passages", "corpus", "reply")}
         source["citations"] = tuple(grounding.citations)
     if len(turns) == 1:
         source |= {"question": turns[0]["content"], "likeness_scope": str([body.documents, *systems])}

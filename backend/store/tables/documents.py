@@ -68,10 +68,11 @@ class DocumentVersion(SQLModel, table=True):
 
 
 class Collection(SQLModel, table=True):
-    """A named set of documents."""
+    """A named set of documents: everybody's, or a tenant's, whom alone it is shown to."""
 
     __tablename__ = "collection"
     name: str = Field(primary_key=True)
+    tenant: str | None = None
     created: float = Field(default_factory=time.time)
 
 
