@@ -24,7 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 """What a busy machine may take. Nothing here is compared before the page was given this long to show it."""
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 LOOKS = {"desktop": (DESKTOP, "light"), "phone": (PHONE, "light"), "dark desktop": (DESKTOP, "dark")}
