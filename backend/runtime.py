@@ -144,8 +144,3 @@ def current() -> Runtime:
     if _current is None:
         raise UnavailableError("The server is starting.")
     return _current
-
-
-def fire_job(job_id: str) -> None:
-    """Run a job if its time has come; schedules that earlier versions stored name this path, so it must not move."""
-    current().jobs.fire(job_id)

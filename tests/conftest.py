@@ -129,8 +129,13 @@ class Server:
         return out
 
     def wait_embedding(self, document_id: str) -> None:
-        """Until a document is in the middle of being embedded."""
-        until(lambda: (d := self.document(document_id))["state"] == "embedding" and d["progress"] > 0, "it is embedded")
+        """Until a document is in the middle of being embedded: some of it is, and not all."""
+
+        def begun() -> bool:
+            document = self.document(document_id)
+            return document["state"] == "embedding" and bool(document["rate"]) and document["rate"]["done"] > 0
+
+        until(begun, "some of it is embedded")
 
 
 @pytest.fixture(scope="session")

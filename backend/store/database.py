@@ -42,13 +42,13 @@ class Database:
             event.listen(self.engine, "connect", _set_pragmas)
         self.writer = BackgroundWriter(self.session)
 
-    def migrate(self) -> None:
-        """Apply every migration that the schema lacks."""
+    def migrate(self, revision: str = "head") -> None:
+        """Apply every migration up to a revision that the schema lacks."""
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         with self.engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -85,9 +85,8 @@ class Storage:
 
     def close(self) -> None:
         """Close the database and let others have it."""
-        self.database.writer.close()
-        self._release()
         self.database.close()
+        self._release()
 
 
 def _opened(url: str, claim: Callable[[Database], None]) -> Database:

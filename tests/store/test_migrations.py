@@ -38,18 +38,11 @@ def test_wal_and_foreign_keys_are_on(tmp_path: Path) -> None:
 
 
 def test_documents_of_the_first_schema_are_their_own_first_version(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    from backend.store.database import MIGRATIONS
     from backend.store.tables.documents import Chunk, Document, DocumentVersion
 
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    database.migrate("0001")
     with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
         connection.exec_driver_sql(
             "INSERT INTO document (id, name, sha256, size, state, reason, progress, chunk_count, embedded, reused, "
             "seconds, created, updated) VALUES ('d', 'a.md', 'x', 5, 'ready', '', 1, 1, 1, 0, 1, 1, 1)"
@@ -68,18 +61,11 @@ def test_documents_of_the_first_schema_are_their_own_first_version(tmp_path: Pat
 
 
 def test_keys_from_before_roles_keep_what_they_could_do(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    from backend.store.database import MIGRATIONS
     from backend.store.tables.access import ApiKey
 
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    database.migrate("0002")
     with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
         for number, name in enumerate(["first", "second"]):
             connection.exec_driver_sql(
                 f"INSERT INTO api_key (id, name, prefix, digest, created) VALUES ('{name}', '', '', '{name}', {number})"
@@ -93,17 +79,9 @@ def test_keys_from_before_roles_keep_what_they_could_do(tmp_path: Path) -> None:
 
 
 def test_messages_that_two_tabs_doubled_come_one_after_the_other(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    from backend.store.database import MIGRATIONS
-
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    database.migrate("0002")
     with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
         connection.exec_driver_sql(
             "INSERT INTO conversation (id, title, created, updated) VALUES ('c', 'x', 1, 1), ('d', 'y', 1, 1)"
         )
@@ -119,19 +97,13 @@ def test_messages_that_two_tabs_doubled_come_one_after_the_other(tmp_path: Path)
 
 
 def test_prompts_become_rows_and_a_job_keeps_one_open_run(tmp_path: Path) -> None:
-    from alembic import command
-    from alembic.config import Config
     from sqlalchemy import inspect
 
-    from backend.store.database import MIGRATIONS
     from backend.store.tables.jobs import Job, JobPrompt, JobResult, JobRun
 
     database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    database.migrate("0004")
     with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0004")
         for job in "ab":
             connection.exec_driver_sql(
                 "INSERT INTO job (id, name, prompts, system, max_tokens, temperature, documents, cron, created) "
