@@ -91,7 +91,8 @@ async def run(a: argparse.Namespace) -> bool:
         endurance = Endurance(client, a.requests)
         await endurance.tell()
         await asyncio.gather(*(endurance.work(*served) for _ in range(a.concurrency)))
-        await endurance.tell()
+        if len(endurance.seconds) % EVERY:  # else it was just told
+            await endurance.tell()
     latency = percentiles(endurance.seconds)
     summary = {
         "requests": len(endurance.seconds),
