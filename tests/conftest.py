@@ -18,7 +18,14 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # A core for each worker and all that it starts: OpenMP threads that share cores ruin each other.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 ROOT = Path(__file__).resolve().parents[1]
+LONG = ("browser/test_console.py", "engine/test_reading.py", "api/test_recovery.py", "test_kills.py")
+"""What takes longest begins first, so that no worker is left with it at the end."""
 Value = TypeVar("Value")
 
 
@@ -29,6 +36,16 @@ def until(condition: Callable[[], Value], what: str, timeout: float = 60) -> Val
         assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain until {what}"
         time.sleep(0.05)
     return value
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a server stays with one worker; else a file does."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", [])
+        shared = next((name for name in ("site", "server") if name in fixtures), None)
+        item.add_marker(pytest.mark.xdist_group(shared or item.path.relative_to(ROOT).as_posix()))
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").as_posix() not in LONG)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import until
 from tests.product import Product
 
@@ -79,6 +81,7 @@ def look(product: Product, known: Acknowledged) -> None:
         shown.update(found)
 
 
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_kills_lose_and_double_nothing(tmp_path: Path, cache_dir: Path, chat_folder: Path) -> None:
     rng = random.Random(7)
     product, known = Product(tmp_path / "data", cache_dir), Acknowledged()

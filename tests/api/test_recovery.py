@@ -81,6 +81,7 @@ class Stream(threading.Thread):
         return last
 
 
+@pytest.mark.timeout(600 + 60 * ENGINE_KILLS)
 def test_a_killed_engine_says_so_and_comes_back(mortal: Server) -> None:
     document = mortal.wait_document(mortal.upload("keep.md", b"The ledger is kept in the cellar.")["id"])
     streams = [Stream(mortal, number) for number in range(STREAMS)]
