@@ -24,8 +24,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = ("browser/test_console.py", "engine/test_reading.py", "api/test_recovery.py", "test_kills.py")
-"""What takes longest begins first, so that no worker is left with it at the end."""
+LONG = ("browser/test_console.py", "browser/test_pages.py", "engine/test_reading.py", "api/test_recovery.py")
 Value = TypeVar("Value")
 
 
@@ -40,11 +39,7 @@ def until(condition: Callable[[], Value], what: str, timeout: float = 60) -> Val
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a server stays with one worker; else a file does."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", [])
-        shared = next((name for name in ("site", "server") if name in fixtures), None)
-        item.add_marker(pytest.mark.xdist_group(shared or item.path.relative_to(ROOT).as_posix()))
+    """What takes longest begins first, so that no worker is left with it at the end."""
     items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").as_posix() not in LONG)
 
 

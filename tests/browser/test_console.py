@@ -83,6 +83,7 @@ def in_the_middle(site: Any, page: Any) -> Iterator[str]:
         writing.or_(again).first.wait_for()
         if again.is_visible():
             again.click()
+            expect(again).to_have_count(0)
             writing.wait_for()
         before = beginning_of_the_answer(page)
         with paused(site):
@@ -152,7 +153,9 @@ def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) 
         expect(banner).to_be_visible()
     site.wait_ready()
     expect(banner).to_have_count(0)
-    page.get_by_role("button", name="Regenerate").click()
+    again = page.get_by_role("button", name="Regenerate")
+    again.click()
+    expect(again).to_have_count(0)
     with in_the_middle(site, page):
         press_stop(page)
     stopped(page)

@@ -75,6 +75,8 @@ class MadeUpEngine:
             seeds = [int(hashlib.sha256(repr(ids).encode()).hexdigest()[:8], 16) for ids in token_ids]
             rows = [np.random.default_rng(seed).normal(size=DIMENSION) for seed in seeds]
             vectors = np.stack(rows).astype(np.float32)
+            if not answer.set_running_or_notify_cancel():
+                return
             answer.set_result((vectors / np.linalg.norm(vectors, axis=1, keepdims=True), 0.001))
 
         threading.Thread(target=work, daemon=True).start()
