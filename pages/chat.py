@@ -9,8 +9,9 @@ import streamlit as st
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller, current_sight
+from pages.drawing.acts import act, refusal
 from pages.drawing.collections import collection_labels
-from pages.drawing.turns import act, draw_message
+from pages.drawing.turns import draw_message
 from pages.drawing.untrusted import opening, plain
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ def welcome(runtime: Runtime) -> str | None:
     if not documents:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.samples.load()
-            st.rerun()
+            act(runtime.samples.load)
         return None
     if any(runtime.documents.is_pending(d) for d in documents):
 
@@ -185,8 +185,7 @@ def main() -> None:
             st.warning(plain(error.message))
             identifier = None
     options = options_bar(runtime, identifier)
-    if message := st.session_state.pop("chat-error", None):
-        st.error(plain(message))
+    refusal()
     messages = runtime.conversations.messages(identifier) if identifier else []
     for i, turn in enumerate(messages):
         draw_message(runtime, turn, last=i == len(messages) - 1, options=options)

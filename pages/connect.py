@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import urlsplit
 
 import streamlit as st
@@ -9,6 +10,7 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
+from pages.drawing.acts import act, refusal
 from pages.drawing.figures import when
 from pages.drawing.untrusted import plain
 
@@ -34,6 +36,7 @@ def main() -> None:
     """Draw the page."""
     runtime = current()
     st.title("API")
+    refusal()
     parts = urlsplit(st.context.url or "http://localhost:8501")
     url = f"{parts.scheme}://{parts.netloc}"
     local = not runtime.settings.require_keys
@@ -74,8 +77,7 @@ def keys(runtime: Runtime) -> None:
             role = row.role.replace("_", " ")
             st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · {role} · made {when(row.created)} · {used}")
             if st.button("Revoke", key=f"revoke-{row.id}", help="Ends its calls, sign-ins and open pages at once."):
-                runtime.access.keys.revoke(row.id)
-                st.rerun()
+                act(partial(runtime.access.keys.revoke, row.id))
 
 
 main()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from backend.access.caller import LOCAL
+from backend.access.caller import LOCAL, Role
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller, current_sight
+from pages.drawing.acts import act, refusal
 from pages.drawing.collections import collection_labels
 from pages.drawing.document import details
 from pages.drawing.figures import counted, money, seconds, size, when
@@ -55,6 +57,8 @@ def take_in(runtime: Runtime, file: Any, collection: str) -> list[str]:
             return refused
     except TenfoldError as error:
         return [error.message]
+    except OSError as error:
+        return [f"{file.name} cannot be unpacked here: {error.strerror or error}."]
 
 
 def has_others() -> bool:
@@ -137,14 +141,11 @@ def row(runtime: Runtime, document: Document, collections: list[str], labels: di
                 st.session_state["shown"] = None if shown else document.id
                 st.rerun()
             if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
-                runtime.documents.retry(document.id, current_sight())
-                st.rerun()
+                act(lambda: runtime.documents.retry(document.id, current_sight()))
             if pending and st.button("Cancel", key=f"cancel-{document.id}"):
-                runtime.documents.cancel(document.id, current_sight())
-                st.rerun()
+                act(lambda: runtime.documents.cancel(document.id, current_sight()))
             if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
-                runtime.documents.delete(document.id, current_sight())
-                st.rerun()
+                act(lambda: runtime.documents.delete(document.id, current_sight()))
         if document.state == "failed":
             st.error(plain(document.reason), icon=":material/error:")
             if document.build:
@@ -159,8 +160,7 @@ def empty(runtime: Runtime) -> None:
         st.markdown("#### No documents yet")
         st.write("Drop files above, or try it with three short sample documents.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-            runtime.samples.load()
-            st.rerun()
+            act(runtime.samples.load)
 
 
 def collection_menu(runtime: Runtime, name: str) -> None:
@@ -244,7 +244,8 @@ def caches(runtime: Runtime) -> None:
                 [{**asdict(m), "bytes": size(m.bytes)} for m in models], hide_index=True, width="stretch",
                 key="cache-models",
             )
-        if cache.entries and st.button(
+        owns = current_caller().role.covers(Role.ADMIN)  # what is kept is everybody's
+        if owns and cache.entries and st.button(
             "Forget vectors of what was deleted", help="Also those of questions and of texts sent to the API."
         ):
             st.toast(f"{runtime.embeddings.forget_unused():,} vectors were forgotten.")
@@ -253,9 +254,8 @@ def caches(runtime: Runtime) -> None:
             f"**Answers**: {answers.entries:,} kept · {answers.hits:,} given again · {seconds(kept)} of the "
             f"engine and {plain(money(kept * price))} saved"
         )
-        if answers.entries and st.button("Forget all answers"):
-            runtime.answers.clear()
-            st.rerun()
+        if owns and answers.entries and st.button("Forget all answers"):
+            act(runtime.answers.clear)
 
 
 def reindex(runtime: Runtime) -> None:
@@ -278,8 +278,7 @@ def reindex(runtime: Runtime) -> None:
             cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {plain(money(plan.cost))}"
             text.markdown(f"{len(plan.documents):,} documents {label}: {cost}")
             if button.button("Read again", key=key, disabled=not plan.documents, width="stretch"):
-                runtime.documents.reread(plan.documents, sight)
-                st.rerun()
+                act(partial(runtime.documents.reread, plan.documents, sight))
 
 
 def main() -> None:
@@ -287,6 +286,7 @@ def main() -> None:
     runtime = current()
     st.title("Documents")
     uploader(runtime)
+    refusal()
     for message in st.session_state.pop("refused", [])[:20]:
         st.error(plain(message))
     if not runtime.documents.latest(current_sight()):

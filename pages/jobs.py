@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from backend.errors import ConflictError, NotFoundError, TenfoldError
+from backend.errors import NotFoundError, TenfoldError
 from backend.runtime import Runtime, current
+from pages.drawing.acts import act, refusal
 from pages.drawing.figures import counted, money, seconds, when
 from pages.drawing.untrusted import plain
 
@@ -80,12 +80,9 @@ def draw_job(runtime: Runtime, job: Job, runs: list[JobRun]) -> None:
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             going_on = any(run.open for run in runs)
             if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:", disabled=going_on):
-                with contextlib.suppress(ConflictError):  # begun meanwhile: it is shown
-                    runtime.jobs.run(job.id)
-                st.rerun()
+                act(lambda: runtime.jobs.run(job.id))
             if st.button("", key=f"delete-{job.id}", icon=":material/delete:", help="Delete with its results"):
-                runtime.jobs.delete(job.id)
-                st.rerun()
+                act(lambda: runtime.jobs.delete(job.id))
         if job.note:
             st.caption(f":material/event_busy: {plain(job.note)}")
         for run in runs:
@@ -120,8 +117,7 @@ def draw_run(runtime: Runtime, run: JobRun) -> None:
     facts.caption(" · ".join(parts))
     if run.open:
         if button.button("Cancel", key=f"cancel-{run.id}", width="stretch"):
-            runtime.jobs.cancel(run.id)
-            st.rerun()
+            act(lambda: runtime.jobs.cancel(run.id))
     elif run.done:  # by the API, which streams it: a page would hold it whole
         button.link_button("Result", f"/api/jobs/runs/{run.id}/results", width="stretch")
     if run.reason:
@@ -133,6 +129,7 @@ def main() -> None:
     runtime = current()
     st.title("Jobs")
     st.caption("Jobs run on a queue of their own: people who chat or call the API never wait for them.")
+    refusal()
     new_job(runtime)
     jobs = runtime.jobs.find()
     if not jobs:

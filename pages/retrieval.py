@@ -151,8 +151,12 @@ def main() -> None:
             st.write("Upload documents first; then ask here and see what is found, and why.")
             may = current_caller().role.covers(Role.USER)
             if may and st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
-                runtime.samples.load()
-                st.switch_page(page("documents"))
+                try:
+                    runtime.samples.load()
+                except TenfoldError as error:
+                    st.error(plain(error.message))
+                else:
+                    st.switch_page(page("documents"))
         return
     labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime)}
     left, right = st.columns([4, 1], vertical_alignment="bottom")

@@ -15,7 +15,7 @@ from backend.access.caller import STRANGER
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
 from backend.engine.protocol import Phase
-from backend.errors import ModelFailedError, UnavailableError
+from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase
 from backend.runtime import Runtime
 
@@ -88,15 +88,15 @@ NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "It does not,
 @router.get(
     "/health", summary="Whether requests can be served", response_class=Response, responses=NOT_READY
 )
-async def health(runtime: RuntimeDep) -> Response:
+def health(runtime: RuntimeDep) -> Response:
     """Nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
-    return Response(status_code=200 if runtime.engine.state.phase is Phase.READY else 503)
+    return Response(status_code=503 if runtime.engine.hung or _problem(runtime) is not None else 200)
 
 
 @router.get("/ping", summary="Whether requests can be served", response_class=Response, responses=NOT_READY)
-async def ping(runtime: RuntimeDep) -> Response:
+def ping(runtime: RuntimeDep) -> Response:
     """The same, as SageMaker asks it."""
-    return await health(runtime)
+    return health(runtime)
 
 
 @router.get("/version", summary="The version of this server")
@@ -129,6 +129,18 @@ def healthz(runtime: RuntimeDep, caller: CallerDep) -> JSONResponse:
     return JSONResponse(shown.model_dump(exclude_none=True), status_code=status, headers=headers)
 
 
+def _problem(runtime: Runtime) -> UnavailableError | None:
+    """Why no request can be answered now: the engine's state, or a model whose texts cannot be used."""
+    state = runtime.engine.state
+    if state.phase is not Phase.READY:
+        return state.error()
+    try:
+        runtime.texts.text()
+    except UnavailableError as error:
+        return error
+    return None
+
+
 def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
     """How the server is, and the headers that say when to come again."""
     engine = runtime.engine
@@ -138,13 +150,9 @@ def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
         reader=ReaderHealth.model_validate(runtime.reader.state, from_attributes=True),
         lost_writes=runtime.database.writer.lost,
     )  # fmt: skip
-    if state.phase is not Phase.READY:
-        error = state.error()
-        return health.model_copy(update={"detail": error.message}), error.headers
-    try:
-        runtime.texts.text()
-    except ModelFailedError as error:
-        return health.model_copy(update={"status": Phase.FAILED, "detail": error.message}), error.headers
+    if (problem := _problem(runtime)) is not None:
+        phase = Phase.FAILED if state.phase is Phase.READY else state.phase
+        return health.model_copy(update={"status": phase, "detail": problem.message}), problem.headers
     stats = engine.stats
     with contextlib.suppress(UnavailableError):  # a long turn
         stats = engine.ping(HEALTH_TIMEOUT)

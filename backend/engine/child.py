@@ -22,10 +22,16 @@ LAST_WORDS = 5.0
 
 @dataclass(frozen=True)
 class Death:
-    """How a life ended. `load_error`: why the model cannot be loaded, if that is why."""
+    """How a life ended.
+
+    Attributes:
+        how: in words.
+        served: seconds since it was ready; 0 where it never was.
+        load_error: why the model cannot be loaded, if that is why.
+    """
 
     how: str
-    was_ready: bool = False
+    served: float = 0.0
     load_error: str | None = None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.engine.messages import Embedded, Failed, Finished, Stats, StepOutput
 from backend.engine.protocol import EngineRequestError, Event, Sink, Token
-from backend.errors import ModelFailedError, UnavailableError
+from backend.errors import ModelFailedError, TenfoldError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class Outstanding:
                 self._deliver(message.request_id, sink, message)
             future = self.embeddings.pop(message.request_id, None)
             if future is not None and isinstance(message, Failed) and future.set_running_or_notify_cancel():
-                future.set_exception(EngineRequestError(message.error))
+                error = EngineRequestError if message.kind == "invalid" else TenfoldError
+                future.set_exception(error(message.error))
         elif isinstance(message, Embedded):
             future = self.embeddings.pop(message.request_id, None)
             if future is not None and future.set_running_or_notify_cancel():

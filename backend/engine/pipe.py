@@ -84,11 +84,6 @@ class Pipe:
             self._received += 1
             self._receiving = False
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until the other end has taken everything; False if it has not within `timeout` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._backlog, timeout)
-
     def close(self, timeout: float = 1.0) -> None:
         """Write what is queued, as far as `timeout` seconds allow, and close."""
         deadline = time.monotonic() + timeout

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF = (0.2, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_AFTER = 60.0
-"""Seconds an engine must have lived for its next death to count as the first."""
+"""Seconds an engine must have served for its next death to count as the first."""
 
 
 class Supervision:
@@ -105,7 +105,6 @@ class Supervision:
     def _supervise(self, stopping: threading.Event) -> None:
         deaths, restarts = 0, self.state.restarts
         while not stopping.is_set():
-            born = time.monotonic()
             try:
                 death = self._live(stopping, restarts)
             except Exception as error:
@@ -119,11 +118,11 @@ class Supervision:
                     continue
                 self._fall(Phase.FAILED, death.load_error)
                 return
-            deaths = 1 if time.monotonic() - born > HEALTHY_AFTER else deaths + 1
+            deaths = 1 if death.served > HEALTHY_AFTER else deaths + 1
             restarts += 1
             delay = BACKOFF[min(deaths, len(BACKOFF)) - 1]
             log.warning("the engine died (%s); starting it again in %.1f s", death.how, delay)
-            self._switching.died()
+            self._switching.died(by_itself=not self._at_once)
             self._fall(
                 Phase.RESTARTING,
                 f"The engine stopped ({death.how}) and is being started again.",
@@ -146,7 +145,7 @@ class Supervision:
             except OSError as error:
                 return Death(f"it could not be started: {error}")
             self._child = child
-        ready, load_error = False, None
+        ready, load_error = None, None
         try:
             while True:
                 message = child.pipe.receive()
@@ -155,7 +154,7 @@ class Supervision:
                     load_error = message.error
                     break
                 if isinstance(message, Ready):
-                    ready = True
+                    ready = time.monotonic()
                     self._welcome(message, child, restarts)
                 else:
                     self._on_message(message)
@@ -166,7 +165,7 @@ class Supervision:
                 if self._child is child:
                     self._child = None
             how = child.end()
-        return Death(how, ready, load_error)
+        return Death(how, time.monotonic() - ready if ready is not None else 0.0, load_error)
 
     def _welcome(self, message: Ready, child: Child, restarts: int) -> None:
         """The engine is ready: send what waited, in order, before anything else can be sent."""

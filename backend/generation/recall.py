@@ -60,7 +60,7 @@ class Recall:
     def _variant(self) -> str:
         """What of the switches changes an answer's tokens."""
         applied = self._engine.applied
-        s = self._engine.switches
+        s = self._engine.in_force
         sparse = s.sparse_attention and s.sparse_keep_percent
         inexact = (s.kv_cache, sparse, s.chunk_reuse and s.chunk_recompute_percent)
         return f"{applied.variant if applied else ''}:{inexact}"
@@ -93,6 +93,8 @@ class Recall:
                 log.exception("an answer could not be kept")
 
         def keep(token_ids: list[int], reason: str, compute_seconds: float) -> None:
+            if self.place(prepared) != place:
+                return  # other weights or pages came while it was written: it is neither's answer
             answer = Answer(
                 key=place.key, likeness_scope=place.likeness_scope, question=request.question, token_ids=token_ids,
                 finish_reason=reason, citations=list(request.citations), prompt_tokens=len(prepared.token_ids),

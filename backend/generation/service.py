@@ -168,7 +168,11 @@ class GenerationService:
 
     def _answered_before(self, prepared: Prepared, generation: Generation, place: AnswerPlace) -> bool:
         """Give a stored answer, if there is one."""
-        found = self._recall.find(prepared, place)
+        try:
+            found = self._recall.find(prepared, place)
+        except Exception:  # a cache never refuses what the engine would answer
+            log.exception("an answer given before could not be looked for")
+            return False
         if found is None:
             return False
         answer, mark = found

@@ -27,9 +27,12 @@ def read_prompts(name: str, data: bytes) -> list[str]:
     suffix = Path(name).suffix.lower()
     if suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text))
-        if FIELD not in (reader.fieldnames or []):
-            raise InvalidInputError(f"{name} has no column named {FIELD!r}.")
-        prompts = [row[FIELD] or "" for row in reader]
+        try:
+            if FIELD not in (reader.fieldnames or []):
+                raise InvalidInputError(f"{name} has no column named {FIELD!r}.")
+            prompts = [row[FIELD] or "" for row in reader]
+        except csv.Error as error:
+            raise InvalidInputError(f"{name} is not valid CSV near line {reader.line_num}: {error}.") from error
     elif suffix in (".jsonl", ".ndjson"):
         prompts = [_prompt(_loads(line, f"{name}, line {n}"), f"{name}, line {n}") for n, line in _lines(text)]
     elif suffix == ".json":
@@ -54,7 +57,7 @@ def _lines(text: str) -> list[tuple[int, str]]:
 def _loads(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{where} is not valid JSON: {error}.") from error
 
 

@@ -62,7 +62,11 @@ def opened(path: Path, name: str, *, most_entries: int = MOST_ENTRIES) -> Iterat
             entries, size = _directory(file)
             if entries > most_entries or size > most_entries * ENTRY_BYTES:
                 raise InvalidInputError(f"{name} holds more than {most_entries:,} entries. Split it.", param="files")
-            with zipfile.ZipFile(file) as archive:
+            try:
+                archive = zipfile.ZipFile(file)
+            except (NotImplementedError, ValueError) as error:  # a version or a name that there is not
+                raise zipfile.BadZipFile(str(error)) from error
+            with archive:
                 yield archive
         except (zipfile.BadZipFile, struct.error) as error:
             raise InvalidInputError(f"{name} is not a zip archive, or is damaged: {error}.", param="files") from error

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert
-from sqlmodel import func, select
+from sqlalchemy import insert, update
+from sqlmodel import col, func, select
 
 from backend.engine.messages import BATCH
-from backend.errors import DocumentError
+from backend.errors import DocumentError, UnavailableError
 from backend.files.blobs import Blobs
 from backend.knowledge.chunk import Chunker, Piece
 from backend.knowledge.documents import PENDING, Documents
@@ -192,6 +192,11 @@ class Builder:
             ).one()
         return max(last or 0, kept or 0) + 1
 
+    @property
+    def missing(self) -> UnavailableError | None:
+        """See `EmbeddingService.missing`."""
+        return self._embeddings.missing
+
     def _chunks(self, document: Document, build: int, start: int, part: list[Piece]) -> list[dict[str, Any]]:
         """Rows of the chunk table."""
         version = self.version()
@@ -218,22 +223,27 @@ class Builder:
         self, document: Document, build: int, count: int, embedded: int, reused: int, seconds: float
     ) -> bool:
         """Let a build answer from now on, in one commit; False where the document is not what it was."""
-        facts = {"chunk_count": count, "embedded": embedded, "reused": reused, "seconds": seconds}
+        facts: dict[str, Any] = {
+            "chunk_count": count, "embedded": embedded, "reused": reused, "seconds": seconds, "build": build,
+        }  # fmt: skip
+        as_it_was = (
+            col(Document.id) == document.id, col(Document.state).in_(PENDING),
+            col(Document.sha256) == document.sha256,
+        )  # fmt: skip
+        in_force = {
+            "state": DocumentState.READY, "reason": "", "progress": 1.0, "version": Document.latest,
+            "updated": time.time(), **facts,
+        }  # fmt: skip
         with self._database.session() as session:
-            row = session.get(Document, document.id)
-            if row is None or row.state not in PENDING or row.sha256 != document.sha256:
+            # Decided and written in one statement: what was said to be uploaded, cancelled or deleted meanwhile stays.
+            taken = session.connection().execute(update(Document).where(*as_it_was).values(in_force))
+            if not taken.rowcount:
                 return False
-            version = session.get(DocumentVersion, (document.id, row.latest))
-            row.state, row.reason, row.progress = DocumentState.READY, "", 1.0
-            row.build, row.version, row.updated = build, row.latest, time.time()
-            for name, value in facts.items():
-                setattr(row, name, value)
-                if version is not None:
-                    setattr(version, name, value)
-            if version is not None:
-                version.build, version.chunker = build, self.version()
-                session.add(version)
-            session.add(row)
+            latest = session.exec(select(Document.latest).where(Document.id == document.id)).one()
+            of_version = (col(DocumentVersion.document_id) == document.id, col(DocumentVersion.number) == latest)
+            session.connection().execute(
+                update(DocumentVersion).where(*of_version).values({**facts, "chunker": self.version()})
+            )
             self.index_version.note_next(session)
         self.index_version.advance()
         return True

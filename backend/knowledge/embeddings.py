@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from backend.engine.messages import REALTIME
 from backend.engine.protocol import EngineClient
-from backend.errors import InvalidInputError, UnavailableError
+from backend.errors import InvalidInputError, TenfoldError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.knowledge.kept_vectors import KeptVectors
 from backend.metering.ledger import Asked, Ledger
@@ -121,7 +121,7 @@ class EmbeddingService:
             else:
                 vectors, seconds = self._answer(self._ask(token_ids, path))
                 computed, fresh = len(texts), tokens
-        except UnavailableError:
+        except TenfoldError:
             record(computed_tokens=0, reused_tokens=0, seconds=0.0, latency=time.monotonic() - started, failed=True)
             raise
         record(
@@ -129,6 +129,11 @@ class EmbeddingService:
             failed=False,
         )  # fmt: skip
         return Embedded(vectors, computed, len(texts) - computed, tokens)
+
+    @property
+    def missing(self) -> UnavailableError | None:
+        """Why nothing could be embedded now; None while the engine is there."""
+        return None if self._engine.wait_ready(0) else self._engine.state.error()
 
     def vectors(self, texts: list[str], source: str, path: str) -> np.ndarray:
         """See `embed`: its vectors alone."""

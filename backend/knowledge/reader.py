@@ -151,6 +151,9 @@ class Reader:
                 self._dirty = False
             self._enter(ReaderPhase.IDLE)
             return min((at - self._clock() for at in self._put_off.values()), default=None)
+        if document.state != DocumentState.DELETING and (missing := self._builder.missing) is not None:
+            self._enter(ReaderPhase.WAITING, missing.message)
+            return OPENING
         self._enter(ReaderPhase.READING)
         if document.state == DocumentState.DELETING:
             self._erase(document)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import case, func, insert
 from sqlmodel import Session, col, select
@@ -61,6 +61,14 @@ class Totals:
     compute_seconds: float
     cost: float
     saved: float
+
+
+class Ended(NamedTuple):
+    """A generation as charts show it: seconds since the epoch; seconds, where it had a token; US dollars."""
+
+    finished: float
+    ttft: float | None
+    cost: float
 
 
 class Ledger:
@@ -203,15 +211,17 @@ class Ledger:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def window(self, seconds: float, *, kind: UsageKind = UsageKind.GENERATE) -> list[Usage]:
-        """Rows finished in the last `seconds`, oldest first."""
+    def window(self, seconds: float) -> list[Ended]:
+        """Generations that ended in the last `seconds`, oldest first."""
         since = time.time() - seconds
+        query = select(Usage.finished, Usage.ttft, Usage.cost).where(
+            Usage.finished >= since, Usage.kind == UsageKind.GENERATE
+        )
         with self._database.session() as session:
-            query = select(Usage).where(Usage.finished >= since, Usage.kind == kind).order_by(col(Usage.finished))
-            return list(session.exec(query).all())
+            return [Ended(*row) for row in session.exec(query.order_by(col(Usage.finished)))]
 
     @staticmethod
-    def first_token(rows: list[Usage]) -> Percentiles | None:
+    def first_token(rows: list[Ended]) -> Percentiles | None:
         """Arrival to first token over these rows, in seconds; None where none of them has one."""
         return percentiles([row.ttft for row in rows if row.ttft is not None])
 

@@ -45,9 +45,6 @@ class TextModel:
         config_file = folder / "tokenizer_config.json"
         config = read_json(config_file) if config_file.is_file() else {}
         template_file = folder / "chat_template.jinja"
-        source = template_file.read_text() if template_file.is_file() else config.get("chat_template")
-        if isinstance(source, list):  # several named templates
-            source = next((t["template"] for t in source if t["name"] == "default"), source[0]["template"])
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
@@ -55,8 +52,12 @@ class TextModel:
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
         try:
+            source = template_file.read_text() if template_file.is_file() else config.get("chat_template")
+            if isinstance(source, list):  # several named templates
+                named = {template["name"]: template["template"] for template in source}
+                source = named["default"] if "default" in named else next(iter(named.values()))
             self._template = environment.from_string(source or FALLBACK_TEMPLATE)
-        except TemplateError as error:
+        except (TemplateError, OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
             raise BadModelError(f"The chat template of {folder} cannot be read: {error}. Correct it there.") from error
         self._control = _control_pattern(self.tokenizer)
         self._cut = f"\ue000{secrets.token_hex(8)}\ue001"  # nobody can send what nobody knows

@@ -13,18 +13,20 @@ from backend.errors import ModelFailedError
 from backend.models.checkpoint import ModelError, load_tokenizer
 from backend.models.text import TextModel
 
+Key = tuple[str, str | None, int]
+"""Folder, fingerprint, and the engine's process."""
 PATIENCE = 20.0
 """Seconds a caller waits for an engine that is being started."""
 
 
 class Texts:
-    """A cache by model folder; a model that was exchanged brings a folder of its own."""
+    """The texts of what an engine's process has loaded: a folder may hold another model by the time of the next."""
 
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._texts: dict[str, TextModel] = {}
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._text: tuple[Key, TextModel] | None = None
+        self._tokenizer: tuple[Key, Tokenizer] | None = None
 
     @property
     def ready(self) -> bool:
@@ -38,27 +40,29 @@ class Texts:
             UnavailableError: the model is still being loaded.
             ModelFailedError: it could not be, or is damaged.
         """
-        folder = self._info().model_folder
+        info = self._info()
+        key = info.model_folder, info.fingerprint, info.pid
         with self._lock:
-            if folder not in self._texts:
+            if self._text is None or self._text[0] != key:
                 try:
-                    self._texts[folder] = TextModel(Path(folder))
+                    self._text = key, TextModel(Path(info.model_folder))
                 except ModelError as error:
                     raise ModelFailedError(str(error)) from error
-            return self._texts[folder]
+            return self._text[1]
 
     def embedding_tokenizer(self) -> Tokenizer:
         """Tokenizer of the embedding model; raises as `text` does."""
-        folder = self._info().embedding_folder
-        if folder is None:
+        info = self._info()
+        if info.embedding_folder is None:
             raise ModelFailedError("No embedding model is loaded. Set TENFOLD_EMBEDDING_MODEL.")
+        key = info.embedding_folder, info.embedding_fingerprint, info.pid
         with self._lock:
-            if folder not in self._tokenizers:
-                tokenizer = load_tokenizer(Path(folder))
-                tokenizer.no_truncation()
-                tokenizer.no_padding()
-                self._tokenizers[folder] = tokenizer
-            return self._tokenizers[folder]
+            if self._tokenizer is None or self._tokenizer[0] != key:
+                try:
+                    self._tokenizer = key, load_tokenizer(Path(info.embedding_folder))
+                except ModelError as error:
+                    raise ModelFailedError(str(error)) from error
+            return self._tokenizer[1]
 
     def _info(self) -> EngineInfo:
         if not self.ready:

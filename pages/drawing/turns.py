@@ -5,13 +5,12 @@ It draws what the backend has, and asks it to begin again; which chat is shown i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from backend.errors import TenfoldError
 from backend.runtime import Runtime
+from pages.drawing.acts import act
 from pages.drawing.figures import money, rate, seconds
 from pages.drawing.untrusted import passage, plain, prose
 
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
 
 TICK = 0.25
 """Seconds between two looks at an answer being written."""
-
-
-def act(action: Callable[[], object]) -> None:
-    """Do something that may be refused, and show why; rerun on success."""
-    try:
-        action()
-    except TenfoldError as error:
-        st.session_state["chat-error"] = error.message
-    st.rerun()
 
 
 def draw_message(runtime: Runtime, message: Message, *, last: bool, options: ChatOptions) -> None:

@@ -9,9 +9,9 @@ import httpx
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 
+from backend.api import operations
 from backend.api.console import RESOURCES
 from backend.api.openai import FAMILIES
-from backend.api.operations import router as operations
 from backend.api.rooms import Room
 
 
@@ -49,7 +49,7 @@ def test_calls_that_hang_in_one_room_never_block_another() -> None:
 
 
 def test_no_route_waits_in_the_threads_that_all_share() -> None:
-    for router in (operations, *(part.router for part in (*RESOURCES, *FAMILIES))):
+    for router in (operations.router, *(part.router for part in (*RESOURCES, *FAMILIES))):
         assert router.routes
         for route in router.routes:
             assert asyncio.iscoroutinefunction(route.endpoint), route.path  # type: ignore[attr-defined]

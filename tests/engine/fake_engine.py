@@ -21,6 +21,7 @@ from backend.engine.messages import (
     Embed,
     Embedded,
     EngineInfo,
+    Failed,
     Finished,
     Generate,
     InfoChanged,
@@ -37,8 +38,8 @@ from backend.engine.process import serve
 
 COUNT, SLEEP, CRASH, SPIN, FREEZE = range(5)
 """First token of a prompt: count up to max_tokens, never return from a turn, die, compute for long, stand still."""
-HELD = 9
-"""First token of an embedding input that is never answered."""
+HELD, OUT_OF_MEMORY = 9, 10
+"""First token of an embedding input that is never answered, and of one at which the model fails."""
 DIMENSION = 384
 
 INFO = EngineInfo(
@@ -96,6 +97,10 @@ class FakeCore:
 
     def set_switches(self, message: SetSwitches) -> None:
         before, self.switches = self.switches, message.switches
+        if message.switches.kv_cache == "int8" and self.config.model == "no-kv8":
+            self.switches = before
+            self.say_switches(error="These pages cannot be had")
+            return
         if message.switches.quantization == before.quantization:
             self.emit(InfoChanged(self.info()))
             self.say_switches()
@@ -104,6 +109,8 @@ class FakeCore:
         if message.switches.quantization == "int8" and self.config.model == "int8-kills":
             time.sleep(0.2)  # what was said is written by then
             os._exit(1)
+        if message.switches.quantization == "int8" and self.config.model == "slow-int8":
+            return  # it goes on loading
         if message.switches.quantization == "int8" and self.config.model == "no-int8":
             self.switches = replace(message.switches, quantization=before.quantization)
             self.say_switches(error="int8 could not be loaded")
@@ -116,6 +123,9 @@ class FakeCore:
     def step(self, *, hold: bool = False) -> None:
         if self.embeds:
             embed = self.embeds.pop(0)
+            if embed.inputs[0][0] == OUT_OF_MEMORY:
+                self.emit(Failed(embed.request_id, "The embedding failed: out of memory", "internal"))
+                return
             vectors = bytes(4 * DIMENSION * len(embed.inputs))
             self.emit(Embedded(embed.request_id, vectors, DIMENSION, 0.0))
         out = []

@@ -25,9 +25,9 @@ from backend.engine.config import EngineConfig
 from backend.engine.messages import Failed, Finished, Generate, InfoChanged, SamplingParams, SwitchesApplied
 from backend.engine.protocol import Event, Phase, Token
 from backend.engine.switches import Switches
-from backend.errors import ModelFailedError, UnavailableError
+from backend.errors import ModelFailedError, TenfoldError, UnavailableError
 from tests.conftest import until
-from tests.engine.fake_engine import COUNT, CRASH, FREEZE, HELD, SLEEP, SPIN
+from tests.engine.fake_engine import COUNT, CRASH, FREEZE, HELD, OUT_OF_MEMORY, SLEEP, SPIN
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_engine.py")))
 ENDLESS = 1 << 30
@@ -374,6 +374,23 @@ def test_a_switch_that_cannot_be_loaded_is_given_up(make: Make) -> None:
     assert said[-1] == wanted and all(switches.quantization == "auto" for switches in said)
 
 
+def test_a_failure_of_the_engines_own_is_not_the_callers(make: Make) -> None:
+    engine = make()
+    with pytest.raises(TenfoldError, match="out of memory") as failed:
+        engine.embed([[OUT_OF_MEMORY]]).result(30)
+    assert failed.value.status == 500
+
+
+def test_pages_that_cannot_be_had_are_given_up(make: Make) -> None:
+    engine = make("no-kv8")
+    engine.set_switches(Switches(kv_cache="int8", max_batch=7))
+    until(lambda: engine.applied is not None and engine.applied.error, "the failure is told")
+    assert engine.switches == engine.in_force == Switches()
+    engine.set_switches(Switches(max_batch=8))
+    until(lambda: engine.in_force == Switches(max_batch=8), "the next change acts")
+    assert engine.applied is not None and engine.applied.error is None
+
+
 def test_a_switch_that_kills_the_engine_is_given_up(make: Make) -> None:
     said: list[Switches] = []
     engine = make("int8-kills", Switches(max_batch=7), on_applied=said.append)
@@ -394,6 +411,16 @@ def test_an_engine_begins_with_other_weights_where_those_of_last_time_cannot_be_
     assert serves(engine)
     until(lambda: engine.applied is not None and engine.applied.error, "it says so")
     assert engine.switches == engine.in_force == Switches(max_batch=7)
+
+
+def test_a_restart_by_a_person_gives_up_no_switch(make: Make) -> None:
+    engine = make("slow-int8")
+    engine.set_switches(Switches(quantization="int8"))
+    until(lambda: engine.applied is not None and engine.applied.loading == "int8", "it is being loaded")
+    engine.restart()
+    until(lambda: engine.state.restarts == 1 and engine.state.phase == "ready", "it is back")
+    assert engine.switches == Switches(quantization="int8")
+    assert engine.applied is None or engine.applied.error is None
 
 
 def test_switches_asked_for_while_loading_act_when_it_is_ready(make: Make) -> None:

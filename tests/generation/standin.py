@@ -35,6 +35,10 @@ class StandInEngine:
         self._sinks: dict[str, Sink] = {}
         self._lock = threading.Lock()
 
+    @property
+    def in_force(self) -> Switches:
+        return self.switches
+
     def wait_ready(self, timeout: float) -> bool:
         return True
 

@@ -129,6 +129,31 @@ def test_the_answer_to_a_like_question_says_so_and_brings_what_it_quoted(room: R
     }  # fmt: skip
 
 
+def test_an_answer_that_saw_other_pages_come_is_not_kept(room: Room) -> None:
+    first = begin(room, hello())
+    room.engine.switches = replace(room.engine.switches, kv_cache="int8")
+    room.engine.answer(first.id)
+    assert room.database.writer.flush(30)
+    second = begin(room, hello())
+    assert not second.ended, "half of it is of other pages"
+    room.engine.answer(second.id)
+    assert room.database.writer.flush(30)
+    third = begin(room, hello())
+    assert third.ended and third.cache_mark is not None
+    assert room.answers.statistics().entries == 1
+
+
+def test_a_cache_that_cannot_be_asked_refuses_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise InvalidInputError("An input text is empty.", param="input")
+
+    room.engine.switches = replace(room.engine.switches, semantic_cache=True)
+    monkeypatch.setattr(room.answers, "like", broken)
+    monkeypatch.setattr(room.answers, "get", broken)
+    generation = begin(room, hello(question=" ", likeness_scope="x"))
+    assert not generation.ended and generation.error is None, "the engine is asked"
+
+
 def test_nothing_is_embedded_while_the_semantic_cache_is_off(room: Room) -> None:
     generation = begin(room, hello(question="Hello", likeness_scope="x", path=BATCH))
     room.engine.answer(generation.id)

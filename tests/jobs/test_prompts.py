@@ -21,7 +21,8 @@ def test_formats(name: str, data: bytes) -> None:
     ("name", "data", "why"),
     [("a.txt", b"", "no prompts"), ("a.txt", b"\xff\xfe\xff", "UTF-8"), ("a.csv", b"x,y\n1,2\n", "no column"),
      ("a.jsonl", b'{"prompt": "one"}\nnope\n', "line 2"), ("a.json", b'{"prompt": "x"}', "list"),
-     ("a.jsonl", b'{"prompt": 5}', "no text")],
+     ("a.jsonl", b'{"prompt": 5}', "no text"), ("a.json", b"[" * 100_000, "not valid JSON"),
+     ("a.csv", b'id,prompt\n1,"' + b"x" * 200_000, "not valid CSV near line")],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(name: str, data: bytes, why: str) -> None:
     with pytest.raises(InvalidInputError, match=why):

@@ -18,6 +18,7 @@ from sqlalchemy import event
 from tokenizers import Tokenizer
 
 from backend.engine.messages import EngineInfo
+from backend.engine.protocol import EngineState, Phase
 from backend.engine.switches import Switches
 from backend.files.blobs import Blobs
 from backend.knowledge.build import Builder
@@ -52,14 +53,18 @@ class MadeUpEngine:
             INFO, embedding_fingerprint="f" * 32, embedding_max_tokens=256, embedding_dimension=DIMENSION
         )
         self.switches = Switches()
-        self.state = SimpleNamespace(detail="")
+        self.present = True
         self.calls: list[list[list[int]]] = []
         self.failures: list[BaseException] = []  # raised by the next calls
         self.gate = threading.Event()
         self.gate.set()
 
+    @property
+    def state(self) -> EngineState:
+        return EngineState(Phase.READY) if self.present else EngineState(Phase.FAILED, "no such tensor")
+
     def wait_ready(self, timeout: float) -> bool:
-        return True
+        return self.present
 
     def known(self) -> EngineInfo:
         return self.info

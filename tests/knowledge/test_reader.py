@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase
@@ -103,6 +104,47 @@ def test_an_engine_that_goes_away_is_waited_for_and_a_document_that_ends_it_fail
     knowledge.engine.failures = [UnavailableError("gone")] * 3
     assert "gone" in knowledge.wait(knowledge.upload("poison.txt", "It ends the engine."), "failed").reason
     knowledge.wait(knowledge.upload("healthy.txt", "It does not."))
+
+
+def test_an_engine_that_is_not_there_fails_nothing(knowledge: Knowledge) -> None:
+    knowledge.engine.present = False
+    first, second = (knowledge.upload(f"{name}.txt", f"The {name} waits.") for name in ("first", "second"))
+    turns: list[int] = []
+    turn = knowledge.reader._turn
+    knowledge.reader._turn = lambda: (turns.append(1), turn())[1]  # type: ignore[method-assign]
+    knowledge.wait_phase(ReaderPhase.WAITING, lambda: len(turns) > 3)
+    assert "no such tensor" in knowledge.reader.state.detail
+    assert (knowledge.state(first), knowledge.state(second)) == ("queued", "queued")
+    knowledge.engine.present = True
+    knowledge.wait(first)
+    knowledge.wait(second)
+
+
+@pytest.mark.parametrize("what", ["deleted", "changed", "cancelled"])
+def test_what_is_said_while_a_build_comes_into_force_holds(knowledge: Knowledge, what: str) -> None:
+    document = held_in_the_middle(knowledge)
+    said: list[str] = []
+
+    def just_before(_: Any, __: Any, statement: str, *___: Any) -> None:
+        if statement.startswith("UPDATE document SET") and "chunk_count" in statement and not said:
+            said.append(what)
+            if what == "deleted":
+                knowledge.documents.delete(document.id, SHARED)
+            elif what == "cancelled":
+                knowledge.documents.cancel(document.id, SHARED)
+            else:
+                knowledge.upload("harvest.txt", "Short now.")
+
+    event.listen(knowledge.database.engine, "before_cursor_execute", just_before)
+    knowledge.engine.gate.set()
+    until(lambda: said, "the build comes into force")
+    knowledge.wait_phase(ReaderPhase.IDLE)
+    if what == "deleted":
+        assert knowledge.documents.latest(SHARED) == []
+    elif what == "cancelled":
+        assert knowledge.documents.get(document.id, SHARED).reason == "Cancelled. Retry to read it."
+    else:
+        assert [chunk.text for chunk in knowledge.documents.chunks(document.id, SHARED)] == ["Short now."]
 
 
 def test_an_unexpected_error_fails_its_document_alone_and_keeps_its_words_in_the_log(knowledge: Knowledge) -> None:

@@ -134,6 +134,9 @@ def test_a_damaged_folder_is_refused_by_name(sound: Path, tmp_path: Path, cache_
     [
         ("tokenizer_config.json", "{", "tokenizer_config.json cannot be read"),
         ("chat_template.jinja", "{% for %}", "chat template .* cannot be read"),
+        ("tokenizer_config.json", '{"chat_template": []}', "chat template .* cannot be read"),
+        ("tokenizer_config.json", '{"chat_template": [{"template": "x"}]}', "chat template .* cannot be read"),
+        ("tokenizer_config.json", '{"chat_template": 7}', "chat template .* cannot be read"),
     ],
 )
 def test_a_broken_template_is_refused_by_name(

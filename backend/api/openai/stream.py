@@ -113,7 +113,8 @@ async def respond(
     for generation in generations:
         if generation.error is not None:
             raise generation.error
-    choices = [shape.whole(i, generation) for i, generation in enumerate(generations)]
+    # Log probabilities name every token's text: too much for the thread that all connections share.
+    choices = await CHATS.run(lambda: [shape.whole(i, generation) for i, generation in enumerate(generations)])
     return JSONResponse({**head, "object": shape.kind, "choices": choices, "usage": usage(generations, n)})
 
 

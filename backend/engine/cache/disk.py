@@ -55,16 +55,16 @@ class PrefixStore:
         """Keep and find blocks of these weights and this page format from now on; see the class for both."""
         self._block_bytes = block_bytes
         self._folder = self._root / hashlib.sha256(fingerprint.encode()).hexdigest()[:24]
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _scan(self) -> None:
         found = []
         for path in self._root.rglob("*"):
-            if path.suffix == ".part":  # a kill in the middle of a write
-                path.unlink(missing_ok=True)
-            elif path.suffix == ".kv":
-                stat = path.stat()
-                found.append((stat.st_mtime_ns, path, stat.st_size))
+            with contextlib.suppress(OSError):  # a file that cannot be had is one that is not there
+                if path.suffix == ".part":  # a kill in the middle of a write
+                    path.unlink(missing_ok=True)
+                elif path.suffix == ".kv":
+                    stat = path.stat()
+                    found.append((stat.st_mtime_ns, path, stat.st_size))
         for _, path, size in sorted(found):
             self._files[path] = size
             self._bytes += size
@@ -150,8 +150,12 @@ class PrefixStore:
         body = array("i", tokens).tobytes() + pages
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
-        aside.write_bytes(HEADER.pack(MAGIC, len(tokens), zlib.crc32(body)) + body)
-        os.replace(aside, path)
+        try:
+            aside.write_bytes(HEADER.pack(MAGIC, len(tokens), zlib.crc32(body)) + body)
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)  # what a full disk took of it
+            raise
         size = HEADER.size + len(body)
         with self._lock:
             self._bytes += size - self._files.pop(path, 0)
@@ -165,7 +169,8 @@ class PrefixStore:
                     return
                 path, size = self._files.popitem(last=False)
                 self._bytes -= size
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _forget(self, path: Path) -> None:
         with self._lock:

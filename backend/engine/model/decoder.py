@@ -68,6 +68,7 @@ class Decoder:
         *,
         hub_kernels: bool = False,
     ) -> None:
+        self.fingerprint = fingerprint(folder, cache_dir)  # of what is read now, whatever lies there later
         self.shape: ModelShape = read_shape(folder)
         self.variant, self.device = resolve_variant(variant, device), device
         s = self.shape
@@ -118,7 +119,7 @@ class Decoder:
         return layers
 
     def _file(self, cache_dir: Path) -> Path:
-        return layers_file(cache_dir, fingerprint(self._folder, self._cache_dir), self.variant)
+        return layers_file(cache_dir, self.fingerprint, self.variant)
 
     def _kept_layers(self) -> list[Layer] | None:
         """Quantized layers from an earlier start."""
@@ -129,7 +130,7 @@ class Decoder:
     def _sensitive_layers(self) -> frozenset[str]:
         file = None
         if self._cache_dir is not None:
-            file = sensitive_file(self._cache_dir, fingerprint(self._folder, self._cache_dir))
+            file = sensitive_file(self._cache_dir, self.fingerprint)
         costs = load_sensitivity(file) if file is not None else None
         if costs is None:
             costs = measure_sensitivity(Decoder(self._folder, "auto", self.device, self.kernels), self._folder)

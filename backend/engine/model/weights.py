@@ -106,7 +106,7 @@ def _shape(folder: Path, raw: dict[str, Any], family: str) -> ModelShape:
         norm_eps=config.rms_norm_eps,
         max_positions=max_positions,
         tied=bool(config.tie_word_embeddings),
-        eos_ids=eos,
+        eos_ids=tuple(token for token in eos if type(token) is int and 0 <= token < config.vocab_size),
         qkv_bias=bool(getattr(config, "attention_bias", False)) or family == "qwen2",
         unrotated_layers=frozenset(i for i, on in enumerate(rotated or []) if not on),
         rope={"config": config, **(getattr(config, "rope_parameters", None) or {})},

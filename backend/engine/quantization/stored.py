@@ -5,11 +5,13 @@ Also which layers `mixed` keeps in 16 bits. Everything here can be deleted, and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +25,15 @@ from backend.engine.quantization.kernel import PANEL, KernelLinear
 log = logging.getLogger(__name__)
 
 FORMAT = f"2-{PANEL}"
+
+
+@contextlib.contextmanager
+def _kept_if_possible(file: Path) -> Iterator[None]:
+    """What was computed serves, also where no room is left to keep it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        log.warning("%s could not be kept, and is made again at the next start: %s", file.name, error)
 
 
 def layers_file(cache_dir: Path, fingerprint: str, variant: str) -> Path:
@@ -42,10 +53,11 @@ def save_layers(file: Path, layers: list[Layer]) -> None:
             assert isinstance(linear, KernelLinear)
             for part, tensor in linear.packed().items():
                 held[f"{i}.{name}.{part}"] = tensor.clone()  # out of the arena they share
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # a kill must not leave half a file behind
-        save_file(held, Path(aside) / file.name)
-        os.replace(Path(aside) / file.name, file)
+    with _kept_if_possible(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as aside:  # a kill must not leave half a file behind
+            save_file(held, Path(aside) / file.name)
+            os.replace(Path(aside) / file.name, file)
 
 
 def load_layers(file: Path, count: int, kernels: ctypes.CDLL) -> list[Layer] | None:
@@ -73,7 +85,8 @@ def load_layers(file: Path, count: int, kernels: ctypes.CDLL) -> list[Layer] | N
             return layers
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         log.warning("%s cannot be read and is made again: %s", file.name, error)
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
         return None
 
 
@@ -92,7 +105,8 @@ def load_sensitivity(file: Path) -> dict[str, float] | None:
 
 def save_sensitivity(file: Path, costs: dict[str, float]) -> None:
     """Keep a measurement."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part")
-    aside.write_text(json.dumps(costs, indent=1))
-    os.replace(aside, file)
+    with _kept_if_possible(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(".part")
+        aside.write_text(json.dumps(costs, indent=1))
+        os.replace(aside, file)

@@ -23,7 +23,7 @@ from backend.engine.cuda.graphs import DecodeGraphs
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.switches import Switches
-from backend.models.checkpoint import fingerprint, resolve
+from backend.models.checkpoint import resolve
 
 log = logging.getLogger("tenfold.engine")
 
@@ -52,7 +52,6 @@ class Serving:
     def __init__(self, config: EngineConfig, device: torch.device, kernels: ctypes.CDLL | None) -> None:
         self._config, self.device, self.kernels = config, device, kernels
         self.folder = resolve(config.model, config.cache_dir)
-        self.fingerprint = fingerprint(self.folder, config.cache_dir)
         self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._wanted: Load | None = None
         self._files: PrefixStore | None = None
@@ -67,7 +66,7 @@ class Serving:
     # ---- putting in place ----------------------------------------------------------------------------------------
 
     def _install(self, decoder: Decoder, switches: Switches) -> None:
-        self.decoder, self.switches = decoder, switches
+        self.decoder, self.switches, self.fingerprint = decoder, switches, decoder.fingerprint
         self.attention: PagedAttention = decoder.make_attention(int8=switches.kv_cache == "int8")
         self.attention.selection = _selection(switches)
         blocks = min(self._config.kv_cache_bytes // self.attention.block_bytes, MOST_BLOCKS)

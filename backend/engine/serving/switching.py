@@ -52,16 +52,18 @@ class Switching:
             if message.loading is not None:  # these weights have not shown yet that they can be loaded
                 in_force = replace(in_force, quantization=self.in_force.quantization)
             self.in_force = in_force
-            if message.error is not None:
-                self.asked = replace(self.asked, quantization=in_force.quantization)
-            elif message.switches == self._told:  # told before an earlier failure was known
+            if message.error is not None or message.switches == self._told:
+                # What failed is asked for no more; what was told since then is taken up again by its own answer.
                 self.asked = message.switches
             return in_force
 
-    def died(self) -> None:
-        """The engine died: were switches just being put in force, that was their doing, and it would be again."""
+    def died(self, *, by_itself: bool) -> None:
+        """The engine died: were switches just being put in force, that was their doing, and it would be again.
+
+        Not so where it was ended by somebody who wants it to begin anew.
+        """
         with self._lock:
-            if self._told is not None and self._told == self.asked != self.in_force:
+            if by_itself and self._told is not None and self._told == self.asked != self.in_force:
                 self.asked, self._given_up = self.in_force, GIVEN_UP
             self._told = None
 
