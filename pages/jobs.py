@@ -57,7 +57,7 @@ def new_job(runtime: Runtime) -> None:
             try:
                 data = file.getvalue() if file else typed.encode()
                 source = file.name if file else "The text"
-                prompts = runtime.jobs.prompts(source if file else "typed.txt", data)
+                prompts = runtime.jobs.prompts(source, data)
                 job = runtime.jobs.create(
                     name or (file.name if file else prompts[0][:40]), prompts, system=system,
                     max_tokens=int(max_tokens), documents=documents, cron=cron,

@@ -1,4 +1,4 @@
-"""One Chromium and one installation for every test here: looked at while it is empty, then lived in.
+"""One Chromium for every test here, one installation for each file: looked at while it is empty, then lived in.
 
 Whatever a test does there, no page may show an exception, log an error, ask in vain, or ask anybody else.
 """
@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, chat_folder: Path) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("site"), cache_dir).start()
     yield server
