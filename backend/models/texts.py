@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -13,10 +15,34 @@ from backend.errors import ModelFailedError
 from backend.models.checkpoint import ModelError, load_tokenizer
 from backend.models.text import TextModel
 
+Value = TypeVar("Value")
 Key = tuple[str, str | None, int]
 """Folder, fingerprint, and the engine's process."""
 PATIENCE = 20.0
 """Seconds a caller waits for an engine that is being started."""
+
+
+class _Latest(Generic[Value]):
+    """What was made of the folder asked for last."""
+
+    def __init__(self, make: Callable[[Path], Value]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._held: tuple[Key, Value] | None = None
+
+    def of(self, key: Key) -> Value:
+        """It, made anew where the key is another.
+
+        Raises:
+            ModelFailedError: it cannot be made.
+        """
+        with self._lock:
+            if self._held is None or self._held[0] != key:
+                try:
+                    self._held = key, self._make(Path(key[0]))
+                except ModelError as error:
+                    raise ModelFailedError(str(error)) from error
+            return self._held[1]
 
 
 class Texts:
@@ -24,9 +50,8 @@ class Texts:
 
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
-        self._text: tuple[Key, TextModel] | None = None
-        self._tokenizer: tuple[Key, Tokenizer] | None = None
+        self._text = _Latest(lambda folder: TextModel(folder))
+        self._tokenizer = _Latest(lambda folder: load_tokenizer(folder))
 
     @property
     def ready(self) -> bool:
@@ -41,28 +66,14 @@ class Texts:
             ModelFailedError: it could not be, or is damaged.
         """
         info = self._info()
-        key = info.model_folder, info.fingerprint, info.pid
-        with self._lock:
-            if self._text is None or self._text[0] != key:
-                try:
-                    self._text = key, TextModel(Path(info.model_folder))
-                except ModelError as error:
-                    raise ModelFailedError(str(error)) from error
-            return self._text[1]
+        return self._text.of((info.model_folder, info.fingerprint, info.pid))
 
     def embedding_tokenizer(self) -> Tokenizer:
         """Tokenizer of the embedding model; raises as `text` does."""
         info = self._info()
         if info.embedding_folder is None:
             raise ModelFailedError("No embedding model is loaded. Set TENFOLD_EMBEDDING_MODEL.")
-        key = info.embedding_folder, info.embedding_fingerprint, info.pid
-        with self._lock:
-            if self._tokenizer is None or self._tokenizer[0] != key:
-                try:
-                    self._tokenizer = key, load_tokenizer(Path(info.embedding_folder))
-                except ModelError as error:
-                    raise ModelFailedError(str(error)) from error
-            return self._tokenizer[1]
+        return self._tokenizer.of((info.embedding_folder, info.embedding_fingerprint, info.pid))
 
     def _info(self) -> EngineInfo:
         if not self.ready:

@@ -138,8 +138,6 @@ def test_the_records_are_as_the_format_says() -> None:
     assert (END.size, LOCATOR.size, END64.size) == (22, 20, 56)
 
 
-
-
 @pytest.mark.parametrize(("place", "value"), [(6, b"\xff\x00"), (8, b"\x00\x08")], ids=["version", "name"])
 def test_an_entry_that_python_cannot_list_is_refused_by_name(tmp_path: Path, place: int, value: bytes) -> None:
     path = zipped(tmp_path / "odd.zip", {"ab.txt": b"text"})

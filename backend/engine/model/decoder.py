@@ -68,7 +68,8 @@ class Decoder:
         *,
         hub_kernels: bool = False,
     ) -> None:
-        self.fingerprint = fingerprint(folder, cache_dir)  # of what is read now, whatever lies there later
+        # Of what is read now, whatever lies there later; who keeps nothing needs none, and it reads every byte.
+        self.fingerprint = fingerprint(folder, cache_dir) if cache_dir is not None else ""
         self.shape: ModelShape = read_shape(folder)
         self.variant, self.device = resolve_variant(variant, device), device
         s = self.shape
