@@ -147,12 +147,16 @@ def welcome(runtime: Runtime) -> str | None:
     st.markdown("## What would you like to know?")
     sight = current_sight()
     documents = runtime.documents.latest(sight)
-    if not documents:
+    read = any(d.build for d in documents)
+    pending = any(runtime.documents.is_pending(d) for d in documents)
+    if documents and not read and not pending:
+        st.warning("None of the documents could be read; the Documents page says why of each.")
+    if not read and not pending:
         st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
             act(runtime.samples.load)
         return None
-    if any(runtime.documents.is_pending(d) for d in documents):
+    if pending:
 
         @st.fragment(run_every=0.5)
         def reading() -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.acts import act, refusal
+from pages.drawing.acts import press, refusal
 from pages.drawing.figures import when
 from pages.drawing.untrusted import plain
 
@@ -66,8 +66,11 @@ def keys(runtime: Runtime) -> None:
             "Belongs to", list(owners), format_func=owners.__getitem__, help="Keys of one owner see the same chats."
         )
         if st.form_submit_button("Create a key"):
-            st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
-            rows = runtime.access.keys.latest()
+            if name.strip():
+                st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
+                rows = runtime.access.keys.latest()
+            else:
+                made.error("Give the key a name: it is what you will know it by when you revoke it.")
     if key := st.session_state.pop("new-key-value", None):
         made.success("Copy this key now; it is stored only as a hash and cannot be shown again.")
         made.code(key, language=None)
@@ -76,8 +79,10 @@ def keys(runtime: Runtime) -> None:
             used = f"last used {when(row.used)}" if row.used else "never used"
             role = row.role.replace("_", " ")
             st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · {role} · made {when(row.created)} · {used}")
-            if st.button("Revoke", key=f"revoke-{row.id}", help="Ends its calls, sign-ins and open pages at once."):
-                act(partial(runtime.access.keys.revoke, row.id))
+            press(
+                "Revoke", partial(runtime.access.keys.revoke, row.id), key=f"revoke-{row.id}",
+                help="Ends its calls, sign-ins and open pages at once.",
+            )
 
 
 main()

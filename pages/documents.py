@@ -15,7 +15,7 @@ from backend.access.caller import LOCAL, Role
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller, current_sight
-from pages.drawing.acts import act, refusal
+from pages.drawing.acts import act, after_press, press, refusal
 from pages.drawing.collections import collection_labels
 from pages.drawing.document import details
 from pages.drawing.figures import counted, money, seconds, size, when
@@ -140,12 +140,14 @@ def row(runtime: Runtime, document: Document, collections: list[str], labels: di
             if document.build and st.button("Close" if shown else "Open", key=f"open-{document.id}"):
                 st.session_state["shown"] = None if shown else document.id
                 st.rerun()
-            if document.state == "failed" and st.button("Retry", key=f"retry-{document.id}"):
-                act(lambda: runtime.documents.retry(document.id, current_sight()))
-            if pending and st.button("Cancel", key=f"cancel-{document.id}"):
-                act(lambda: runtime.documents.cancel(document.id, current_sight()))
-            if st.button("", icon=":material/delete:", key=f"delete-{document.id}", help="Delete"):
-                act(lambda: runtime.documents.delete(document.id, current_sight()))
+            documents, at = runtime.documents, (document.id, current_sight())
+            if document.state == "failed":
+                press("Retry", partial(documents.retry, *at), key=f"retry-{document.id}")
+            if pending:
+                press("Cancel", partial(documents.cancel, *at), key=f"cancel-{document.id}")
+            press(
+                "", partial(documents.delete, *at), key=f"delete-{document.id}", icon=":material/delete:", help="Delete"
+            )
         if document.state == "failed":
             st.error(plain(document.reason), icon=":material/error:")
             if document.build:
@@ -201,6 +203,7 @@ def table(runtime: Runtime) -> None:
 
     @st.fragment(run_every=0.5 if working else None)
     def rows() -> None:
+        after_press()
         documents = runtime.documents.latest(sight, None if chosen == EVERYTHING else chosen)
         memberships, called = runtime.collections.memberships(sight), collection_labels(runtime)
         if working and not runtime.documents.pending(sight):
@@ -277,8 +280,10 @@ def reindex(runtime: Runtime) -> None:
             text, button = st.columns([4, 1], vertical_alignment="center")
             cost = f"at most {plan.chunks:,} embeddings, about {seconds(plan.seconds)} and {plain(money(plan.cost))}"
             text.markdown(f"{len(plan.documents):,} documents {label}: {cost}")
-            if button.button("Read again", key=key, disabled=not plan.documents, width="stretch"):
-                act(partial(runtime.documents.reread, plan.documents, sight))
+            press(
+                "Read again", partial(runtime.documents.reread, plan.documents, sight), key=key, place=button,
+                disabled=not plan.documents, width="stretch",
+            )
 
 
 def main() -> None:

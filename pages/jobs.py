@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from backend.errors import NotFoundError, TenfoldError
 from backend.runtime import Runtime, current
-from pages.drawing.acts import act, refusal
+from pages.drawing.acts import after_press, press, refusal
 from pages.drawing.figures import counted, money, seconds, when
 from pages.drawing.untrusted import plain
 
@@ -79,10 +80,14 @@ def draw_job(runtime: Runtime, job: Job, runs: list[JobRun]) -> None:
         title.markdown(f"**{plain(job.name)}** · {counted(job.total, 'prompt')}{schedule}")
         with buttons.container(horizontal=True, horizontal_alignment="right"):
             going_on = any(run.open for run in runs)
-            if st.button("Run now", key=f"run-{job.id}", icon=":material/play_arrow:", disabled=going_on):
-                act(lambda: runtime.jobs.run(job.id))
-            if st.button("", key=f"delete-{job.id}", icon=":material/delete:", help="Delete with its results"):
-                act(lambda: runtime.jobs.delete(job.id))
+            press(
+                "Run now", partial(runtime.jobs.run, job.id), key=f"run-{job.id}", icon=":material/play_arrow:",
+                disabled=going_on,
+            )
+            press(
+                "", partial(runtime.jobs.delete, job.id), key=f"delete-{job.id}", icon=":material/delete:",
+                help="Delete with its results",
+            )
         if job.note:
             st.caption(f":material/event_busy: {plain(job.note)}")
         for run in runs:
@@ -95,6 +100,7 @@ def draw_job(runtime: Runtime, job: Job, runs: list[JobRun]) -> None:
 @st.fragment(run_every=1.0)
 def draw_open(runtime: Runtime, run_id: str) -> None:
     """A run that goes on, drawn anew by itself, so that what has ended stays as it is under the reader's hand."""
+    after_press()
     try:
         run = runtime.jobs.progress(run_id)
     except NotFoundError:
@@ -116,8 +122,7 @@ def draw_run(runtime: Runtime, run: JobRun) -> None:
         parts.append(f":red[{run.failed} failed]")
     facts.caption(" · ".join(parts))
     if run.open:
-        if button.button("Cancel", key=f"cancel-{run.id}", width="stretch"):
-            act(lambda: runtime.jobs.cancel(run.id))
+        press("Cancel", partial(runtime.jobs.cancel, run.id), key=f"cancel-{run.id}", place=button, width="stretch")
     elif run.done:  # by the API, which streams it: a page would hold it whole
         button.link_button("Result", f"/api/jobs/runs/{run.id}/results", width="stretch")
     if run.reason:

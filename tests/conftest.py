@@ -120,8 +120,10 @@ class Server:
         children = psutil.Process(self.process.pid).children()
         return next(c.pid for c in children if "backend.engine.process" in " ".join(c.cmdline()))
 
-    def upload(self, name: str, data: bytes) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}/api/documents", files={"files": (name, data)}, timeout=60)
+    def upload(self, name: str, data: bytes, collection: str = "default") -> dict[str, Any]:
+        answer = httpx.post(
+            f"{self.url}/api/documents", files={"files": (name, data)}, data={"collection": collection}, timeout=60
+        )
         body: dict[str, Any] = answer.json()
         return body["data"][0] if answer.status_code == 202 else body
 

@@ -20,13 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend.access.access import Access
 from backend.access.caller import CALLER_HEADER, LOCAL, Caller, caller_to_header
 from backend.access.hosts import same_origin
+from backend.access.keys import PREFIX
 from backend.access.paths import OPEN, is_machine_path
 from backend.access.refusal import refuse
 from backend.access.roles import READING, least_role
 from backend.access.sign_in import COOKIE, SIGN_IN, SIGN_OUT, SignIn, form
 from backend.errors import TenfoldError, UnauthorizedError
 
-KEY_NEEDED = "A valid API key is required: Authorization: Bearer tf-… Create one on the console's API page."
+KEY_NEEDED = (
+    "A valid API key is required: Authorization: Bearer tf-… (revoked keys and those of other servers are not). "
+    "Create one on the console's API page."
+)
 SIGN_IN_NEEDED = "You are signed out. Load this page again to sign in."
 
 
@@ -70,7 +74,7 @@ class Gate:
                     await form(_address(scope), again=again)(scope, receive, send)
                     return
                 raise UnauthorizedError(KEY_NEEDED if is_machine_path(path) else SIGN_IN_NEEDED)
-            if entry is not None and scope["type"] == "http":
+            if entry is not None and scope["type"] == "http" and path not in OPEN:
                 entry.caller.require(least_role(scope["method"], path))
         except TenfoldError as error:
             await refuse(error, scope, receive, send)
@@ -110,12 +114,16 @@ class Gate:
 
 
 def identify(access: Access, scope: Scope, headers: Headers) -> Entry | None:
-    """Who calls, by a key or by the cookie of a sign-in; None for a stranger where keys are required."""
+    """Who calls, by a key or by the cookie of a sign-in; None for a stranger where keys are required, and for a key of
+    ours that is not valid (any more) wherever it is shown.
+    """
     scheme, _, key = headers.get("authorization", "").partition(" ")
     is_key = scheme.lower() == "bearer" and bool(key.strip())
     caller = access.keys.check(key.strip()) if is_key else None
     if caller is not None:
         return Entry(caller, (caller.id,))
+    if is_key and key.strip().startswith(PREFIX):
+        return None  # also where none is asked for: a revoked key opens nothing
     if not access.settings.require_keys:
         return Entry(LOCAL)  # OpenAI's clients always send something as a key
     if is_key or not _from_our_page(scope, headers):

@@ -85,6 +85,7 @@ class Health(BaseModel):
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "It does not, or not yet."}}
 
 
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health", summary="Whether requests can be served", response_class=Response, responses=NOT_READY
 )
@@ -93,6 +94,8 @@ def health(runtime: RuntimeDep) -> Response:
     return Response(status_code=503 if runtime.engine.hung or _problem(runtime) is not None else 200)
 
 
+@router.head("/ping", include_in_schema=False)
+@router.post("/ping", include_in_schema=False)
 @router.get("/ping", summary="Whether requests can be served", response_class=Response, responses=NOT_READY)
 def ping(runtime: RuntimeDep) -> Response:
     """The same, as SageMaker asks it."""
@@ -112,6 +115,7 @@ async def load(runtime: RuntimeDep) -> Load:
     return Load(server_load=stats.running + stats.waiting_realtime + stats.waiting_batch if stats else 0)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get(
     "/healthz",
     summary="Whether the engine answers",

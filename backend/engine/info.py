@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from backend.engine.serving.installed import Serving
 
 
+def _processor() -> str:
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'' if threads == 1 else 's'})"
+
+
 def engine_info(
     serving: Serving, embedding: EmbeddingServing | None, notices: list[str], load_seconds: float
 ) -> EngineInfo:
@@ -33,7 +38,7 @@ def engine_info(
         eos_ids=tuple(decoder.shape.eos_ids),
         max_model_len=serving.max_model_len,
         variant=decoder.variant,
-        device=torch.cuda.get_device_name() if cuda else f"cpu ({torch.get_num_threads()} threads)",
+        device=torch.cuda.get_device_name() if cuda else _processor(),
         device_type=device.type,
         attention=serving.attention.name,
         notices=(*notices, *decoder.notices),

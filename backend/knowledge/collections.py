@@ -204,7 +204,7 @@ def seen_document(session: Session, document_id: str, sight: Sight) -> Document:
     query = select(Document).where(Document.id == document_id, Document.state != DocumentState.DELETING)
     document = session.exec(query.where(sight.documents())).first()
     if document is None:
-        raise NotFoundError(f"There is no document {document_id!r}.")
+        raise NotFoundError(f"There is no document {document_id!r}; it may have been deleted.")
     return document
 
 

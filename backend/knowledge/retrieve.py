@@ -65,7 +65,7 @@ class Retriever:
     def _among(self, question: str, collection: str | None, sight: Sight) -> set[str] | None:
         """The documents to be searched; None: all."""
         if not question.strip():
-            raise InvalidInputError("The question is empty.", param="query")
+            raise InvalidInputError("The question is empty.")
         if collection is not None and not self._collections.exists(collection, sight):
             raise InvalidInputError(f"There is no collection {collection!r}.", param="documents")
         return self._documents.searchable(sight, collection)

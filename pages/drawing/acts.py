@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.errors import TenfoldError
 from pages.drawing.untrusted import plain
 
 REFUSED = "act-refused"
+ACTED = "act-done"
 
 
 def act(action: Callable[[], object]) -> None:
     """Do something and draw the page anew, with the reason where it was refused."""
+    _attempt(action)
+    st.rerun()
+
+
+def press(
+    label: str, action: Callable[[], object], *, key: str, place: DeltaGenerator | None = None, **more: Any
+) -> None:
+    """A button of something that another page may change or delete meanwhile.
+
+    The action is done before the page is drawn anew, so a press is never lost with the button that it was made on.
+
+    Args:
+        label: what the button says.
+        action: what it does; a `TenfoldError` becomes the reason that the page shows.
+        key: the button's own.
+        place: where it stands; None for where the page is being drawn.
+        more: what else `st.button` takes.
+    """
+    (place or st).button(label, key=key, on_click=_attempt, args=(action,), **more)
+
+
+def refusal() -> None:
+    """Say why the last press did nothing. For a page, which is then up to date."""
+    st.session_state.pop(ACTED, None)
+    if message := st.session_state.pop(REFUSED, None):
+        st.error(plain(message))
+
+
+def after_press() -> None:
+    """Draw the whole page where only this fragment would be drawn after a press in it. First in such a fragment."""
+    if ACTED in st.session_state:
+        st.rerun()
+
+
+def _attempt(action: Callable[[], object]) -> None:
+    st.session_state[ACTED] = True
     try:
         action()
     except TenfoldError as error:
         st.session_state[REFUSED] = error.message
-    st.rerun()
-
-
-def refusal() -> None:
-    """Say why the last press did nothing."""
-    if message := st.session_state.pop(REFUSED, None):
-        st.error(plain(message))

@@ -178,8 +178,14 @@ def test_a_role_may_do_what_it_says_and_no_more(guarded: Any, role: Role) -> Non
 def test_where_no_key_is_asked_for_one_that_is_given_still_counts(local: Any) -> None:
     assert local.client().get("/v1/models").status_code == 200
     assert local.client("unused").get("/v1/models").status_code == 200, "OpenAI's clients always send something"
-    reader = local.client(local.key(Role.READ_ONLY))
+    key = local.key(Role.READ_ONLY)
+    reader = local.client(key)
     assert reader.patch("/api/switches", json={}).status_code == 403
+    assert reader.post("/ping").status_code == 503, "a health check needs no role"
+    local.access.keys.revoke(local.access.keys.check(key).id)
+    refused = reader.get("/v1/models")
+    assert refused.status_code == 401 and "revoked" in refused.json()["error"]["message"], "it opens nothing any more"
+    assert reader.get("/health").status_code == 503
     assert local.client().get("/sign-in", headers=HTML).headers["location"] == "/"
 
 
@@ -229,6 +235,8 @@ def test_health_version_load_and_docs_answer_as_clients_expect(local: Any) -> No
     for path in ("/health", "/ping"):
         answer = client.get(path)
         assert answer.status_code == 503 and answer.content == b"", "the engine is not running"
+        assert client.head(path).status_code == 503
+    assert client.post("/ping").status_code == 503 and client.head("/healthz").status_code == 503
     assert set(client.get("/version").json()) == {"version"}
     assert client.get("/load").json() == {"server_load": 0}
     assert client.get("/docs").headers["location"] == "/api/docs"

@@ -173,6 +173,7 @@ UNHEEDED: dict[str, Any] = {
     "echo": True,
     "skip_special_tokens": False,
     "best_of": True,
+    "stream_options": {"include_usage": True},
 }
 
 

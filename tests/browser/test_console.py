@@ -174,6 +174,18 @@ def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None
     expect(page.get_by_text("photo.pdf")).to_have_count(0)
 
 
+def test_a_press_on_what_another_page_deleted_says_so(site: Any, page: Any) -> None:
+    document = site.upload("brief.md", b"# Brief\n\nIt is here for a moment.")["id"]
+    site.wait_document(document)
+    page.goto(f"{site.url}/documents")
+    delete = page.locator(f".st-key-delete-{document}").get_by_role("button")
+    delete.wait_for()
+    httpx.delete(f"{site.url}/api/documents/{document}").raise_for_status()
+    delete.click()
+    expect(page.get_by_test_id("stAlert")).to_contain_text("There is no document")
+    expect(page.get_by_text("brief.md")).to_have_count(0)
+
+
 def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> None:
     for text in (b"# Well\n\nThe well is nine ells deep.", b"# Well\n\nThe well is twelve ells deep."):
         site.wait_document(site.upload("well.md", text)["id"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +14,10 @@ from backend.settings import ROOT
 from tests.conftest import Server, until
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: Any, cache_dir: Path, chat_folder: Path) -> Any:
-    running = Server(tmp_path_factory.mktemp("answers"), cache_dir).start()
-    running.wait_document(running.upload("mill.md", b"# Mill\n\nThe mill grinds rye on Thursdays at 9:00.")["id"])
-    yield running
-    running.stop()
+@pytest.fixture(scope="module", autouse=True)
+def mill(server: Server) -> None:
+    text = b"# Mill\n\nThe mill grinds rye on Thursdays at 9:00."
+    server.wait_document(server.upload("mill.md", text, "mill")["id"])
 
 
 def ask(server: Server, question: str, **body: Any) -> dict[str, Any]:
@@ -88,38 +85,38 @@ def test_off_is_off(server: Server) -> None:
 
 def test_a_new_document_makes_grounded_answers_anew(server: Server) -> None:
     question = "What does the mill grind?"
-    ask_and_keep(server, question, documents=True)
-    assert "answer_cache" in message(ask(server, question, documents=True))
+    ask_and_keep(server, question, documents="mill")
+    assert "answer_cache" in message(ask(server, question, documents="mill"))
     server.wait_document(server.upload("other.md", b"# Other\n\nNothing of note.")["id"])
-    assert "answer_cache" not in message(ask(server, question, documents=True))
+    assert "answer_cache" not in message(ask(server, question, documents="mill"))
 
 
 def test_a_like_question_is_answered_the_same_only_where_asked_for_and_says_so(server: Server) -> None:
-    ask_and_keep(server, "At what time does the mill open?", documents=True)
-    assert "answer_cache" not in message(ask_and_keep(server, "At which time does the mill open?", documents=True))
+    ask_and_keep(server, "At what time does the mill open?", documents="mill")
+    assert "answer_cache" not in message(ask_and_keep(server, "At which time does the mill open?", documents="mill"))
     httpx.patch(f"{server.url}/api/switches", json={"semantic_cache": True})
     try:  # what is kept from now on can be compared
-        first = ask_and_keep(server, "At what time does the mill open?", documents=True, max_tokens=25)
-        like = message(ask(server, "What time does the mill open at?", documents=True, max_tokens=25))
+        first = ask_and_keep(server, "At what time does the mill open?", documents="mill", max_tokens=25)
+        like = message(ask(server, "What time does the mill open at?", documents="mill", max_tokens=25))
         assert like["answer_cache"]["kind"] == "semantic" and float(like["answer_cache"]["similarity"]) >= 0.95
         assert like["answer_cache"]["question"] == "At what time does the mill open?"
         assert like["content"] == message(first)["content"] and like["citations"]
         streamed = {
-            "model": "smollm2-135m-instruct", "temperature": 0, "max_tokens": 25, "documents": True, "stream": True,
+            "model": "smollm2-135m-instruct", "temperature": 0, "max_tokens": 25, "documents": "mill", "stream": True,
             "messages": [{"role": "user", "content": "What time does the mill open at?"}],
         }  # fmt: skip
         lines = httpx.post(f"{server.url}/v1/chat/completions", json=streamed, timeout=120).text.split("\n\n")
         deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines if line.startswith("data: {")]
         assert [d["answer_cache"] for d in deltas if "answer_cache" in d] == [like["answer_cache"]]
         assert [d["citations"] for d in deltas if "citations" in d] == [like["citations"]]
-        negated = message(ask(server, "At what time does the mill not open?", documents=True, max_tokens=25))
+        negated = message(ask(server, "At what time does the mill not open?", documents="mill", max_tokens=25))
         assert "answer_cache" not in negated
     finally:
         httpx.patch(f"{server.url}/api/switches", json={"semantic_cache": False})
 
 
 def test_nothing_about_the_question_in_the_documents_is_said(server: Server) -> None:
-    answer = message(ask(server, "Which chess opening did Kasparov prefer against Karpov?", documents=True))
+    answer = message(ask(server, "Which chess opening did Kasparov prefer against Karpov?", documents="mill"))
     assert answer["content"] == "I don't know from these documents." and "citations" not in answer
 
 

@@ -6,20 +6,11 @@ import io
 import threading
 import time
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.conftest import Server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: Any, cache_dir: Path, chat_folder: Path) -> Any:
-    running = Server(tmp_path_factory.mktemp("versions"), cache_dir).start()
-    yield running
-    running.stop()
 
 
 def sections(*facts: str) -> bytes:

@@ -27,6 +27,8 @@ def search(
     count: Annotated[int, Query(ge=1, le=50)] = 5,
 ) -> Hits:
     """The best chunks for a question, with what their scores are made of and how much was looked at."""
+    if not q.strip():
+        raise InvalidInputError("The question is empty.", param="q")
     if mode is not None and mode not in MODES:
         raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
     found = runtime.retriever.find(q, collection, sight, mode=mode, source="api")

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.openai.logprobs import chat_logprobs
-from backend.api.openai.models import served_name
+from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, ChatCompletion, ChatCompletionBody
 from backend.api.openai.stream import CHATS, respond, start
 from backend.errors import InvalidInputError
@@ -32,7 +32,7 @@ async def chat_completions(
     body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep
 ) -> Response:
     """Streamed or not; with `documents`, from the uploaded documents with citations."""
-    body.model = served_name(body.model, runtime.settings.served_model)
+    body.model = generating_model(body.model, runtime.settings)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidInputError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     if body.most is not None and body.most < 1:

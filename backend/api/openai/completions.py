@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.openai.logprobs import PlainLogprobs
-from backend.api.openai.models import served_name
+from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, Completion, CompletionBody
 from backend.api.openai.stream import respond, start
 from backend.errors import InvalidInputError
@@ -31,7 +31,7 @@ DEFAULT_MAX_TOKENS = 16
 )
 async def completions(body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
     """Streamed or not; with `echo` and `logprobs`, the prompt's own log probabilities come first."""
-    body.model = served_name(body.model, runtime.settings.served_model)
+    body.model = generating_model(body.model, runtime.settings)
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if most < 1 and not (body.echo and most == 0):
         raise InvalidInputError("max_tokens must be at least 1, or 0 together with echo.", param="max_tokens")

@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter
 
 from backend.api.deps import RuntimeDep
-from backend.api.openai.models import served_name
+from backend.api.openai.models import embedding_model
 from backend.api.openai.schemas import EmbeddingBody, EmbeddingList, EmbeddingRow, EmbeddingUsage
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError
@@ -26,7 +26,7 @@ def create_embeddings(body: EmbeddingBody, runtime: RuntimeDep) -> EmbeddingList
     Token ids are those of this embedding model's own tokenizer: ids of another tokenizer cannot be told from them and
     would be read as other words.
     """
-    model = served_name(body.model, runtime.settings.served_embedding_model)
+    model = embedding_model(body.model, runtime.settings)
     dimension = runtime.engine.known().embedding_dimension
     if body.dimensions not in (None, dimension):
         raise InvalidInputError(f"This model gives {dimension} dimensions only.", param="dimensions")

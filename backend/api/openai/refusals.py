@@ -95,6 +95,14 @@ def refuse_unheeded(raw: Any, more: dict[str, tuple[Any, ...]]) -> None:
         if value is None or any(_same(value, harmless) for harmless in neutral):
             continue
         raise InvalidInputError(f"{name} is not supported. {INSTEAD.get(name, 'Leave it out.')}", param=name)
+    options = raw.get("stream_options")
+    if options is not None and raw.get("stream") is not True:
+        raise InvalidInputError("stream_options is only for a stream; set stream to true.", param="stream_options")
+    if isinstance(options, dict) and options.get("continuous_usage_stats"):
+        raise InvalidInputError(
+            "stream_options.continuous_usage_stats is not supported; include_usage gives the usage at the end.",
+            param="stream_options",
+        )
 
 
 def _same(one: Any, other: Any) -> bool:
