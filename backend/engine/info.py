@@ -11,7 +11,7 @@ import torch
 from backend.engine.attention.cpu import KernelAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import EngineInfo
-from backend.engine.quantization.linear import working_dtype
+from backend.engine.quantization.factory import resolve_variant
 from backend.engine.switches import Needs, Switches
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def engine_info(
             kernels=isinstance(serving.attention, KernelAttention),
             scattered=serving.attention.scattered,
             graphs=serving.graphs is not None,
-            bf16=working_dtype(device) is torch.bfloat16,
+            bf16=resolve_variant("bf16", device, serving.kernels) == "bf16",
         ),
         kv_blocks=serving.cache.total,
         block_size=BLOCK_SIZE,
@@ -68,7 +68,7 @@ def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: boo
         kernels: whether the C++ attention serves.
         scattered: whether attention may leave out positions that are known already.
         graphs: whether decode steps can be recorded.
-        bf16: whether the device computes in bf16.
+        bf16: whether weights can be held in bf16.
     """
     gpu = device_type == "cuda"
     missing = {
@@ -82,5 +82,7 @@ def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: boo
     if gpu:
         reasons["quantization"] = "On a GPU, int8 and mixed are bitsandbytes' LLM.int8(), the same as bnb-int8."
     elif not bf16:
-        reasons["quantization"] = "bf16 is held as fp32 here: this processor does not compute in bf16."
+        reasons["quantization"] = (
+            "bf16 is held as fp32 here: this processor does not compute in bf16, and the C++ kernels do not serve."
+        )
     return {name: reason for name, reason in reasons.items() if reason}

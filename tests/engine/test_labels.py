@@ -13,6 +13,7 @@ import torch
 
 from backend.engine.attention.base import one_sequence
 from backend.engine.info import ineffective
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.model import decoder as decoder_module
 from backend.engine.model.decoder import Decoder
 from backend.engine.model.layer import LINEARS, make_layer
@@ -48,17 +49,19 @@ def test_bf16_is_called_so_only_where_it_is_held_so(
 
 def test_eight_bits_on_a_gpu_are_called_what_they_are() -> None:
     gpu = torch.device("cuda")
-    assert {resolve_variant(name, gpu) for name in ("int8", "mixed", "bnb-int8")} == {"bnb-int8"}
-    assert [resolve_variant(name, CPU) for name in ("int8", "mixed", "nf4")] == ["int8", "mixed", "nf4"]
+    assert {resolve_variant(name, gpu, None) for name in ("int8", "mixed", "bnb-int8")} == {"bnb-int8"}
+    assert [resolve_variant(name, CPU, None) for name in ("int8", "mixed", "nf4")] == ["int8", "mixed", "nf4"]
 
 
-def test_an_engine_says_which_switches_do_nothing_where_it_runs(make_engine: Any, tiny: Path) -> None:
+def test_an_engine_says_which_switches_do_nothing_where_it_runs(
+    make_engine: Any, tiny: Path, cache_dir: Path
+) -> None:
     portable = make_engine(Switches(quantization="fp32"), folder=tiny, use_kernels=False).core.info().ineffective
     assert {"sparse_attention", "kv_cache", "shared_prefix_attention", "cuda_graphs"} <= portable.keys()
     assert "chunk_reuse" not in portable
     kernels = make_engine(Switches(quantization="fp32"), folder=tiny).core.info().ineffective
     assert "cuda_graphs" in kernels and "sparse_attention" not in kernels
-    assert ("quantization" in kernels) is (resolve_variant("bf16", CPU) == "fp32")
+    assert ("quantization" in kernels) is (resolve_variant("bf16", CPU, load_cpu_kernels(cache_dir)) == "fp32")
 
 
 def test_every_reason_belongs_to_a_switch_and_names_the_device() -> None:

@@ -25,7 +25,7 @@ from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.model.decoder import Decoder
 from backend.engine.model.layer import LINEARS
 from backend.engine.quantization.factory import resolve_variant
-from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.kernel import is_fast
 from backend.engine.quantization.stored import save_sensitivity, sensitive_file
 from backend.engine.switches import Switches
 from backend.models.checkpoint import fingerprint
@@ -52,8 +52,8 @@ def test_alone_batched_chunked_and_shared_are_the_same_to_the_token(
     chat_folder: Path, cache_dir: Path, prompts: Any, quantization: str, request: pytest.FixtureRequest
 ) -> None:
     """Prompts with beginnings in common, in every precision; TENFOLD_PROMPTS=50 for as many as the README reports."""
-    if quantization == "bf16" and resolve_variant("bf16", torch.device("cpu")) == "fp32":
-        pytest.skip("this processor does not compute in bf16: it would be fp32 once more")
+    if quantization == "bf16" and resolve_variant("bf16", torch.device("cpu"), load_cpu_kernels(cache_dir)) == "fp32":
+        pytest.skip("bf16 is held as fp32 here: it would be fp32 once more")
     cache = request.getfixturevalue("sensitivity_known") if quantization == "mixed" else cache_dir
     start = [t for p in prompts for t in p] * 6  # longer than a segment of pages
     count = int(os.environ.get("TENFOLD_PROMPTS", "4"))
@@ -124,8 +124,8 @@ def test_a_step_is_planned_once_for_all_layers(
 def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_dir: Path, prompts: Any) -> None:
 
     kernels = load_cpu_kernels(cache_dir)
-    if not KernelLinear.usable(kernels):
-        pytest.skip("this processor lacks AVX-512 BF16 and VNNI; the layers are called one by one here")
+    if not is_fast(kernels):
+        pytest.skip("this processor has nothing better than the compiler's vectors; layers are called one by one here")
     decoder = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=cache_dir)
     ids = prompts[2] * 4
     results = []
@@ -142,8 +142,8 @@ def test_quantized_layers_from_disk_are_those_that_were_made(
     chat_folder: Path, tmp_path: Path, cache_dir: Path
 ) -> None:
     kernels = load_cpu_kernels(cache_dir)
-    if not KernelLinear.usable(kernels):
-        pytest.skip("this processor lacks AVX-512 BF16 and VNNI; nothing is kept here")
+    if not is_fast(kernels):
+        pytest.skip("this processor has nothing better than the compiler's vectors; nothing is kept here")
     made = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
     (file,) = (tmp_path / "quantized").glob("*.safetensors")
     kept = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)

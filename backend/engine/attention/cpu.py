@@ -41,6 +41,7 @@ class KernelAttention:
         shape: of the model.
         dtype: of activations, float32 or bfloat16.
         kernels: the C++ library.
+        pages: what keys and values are held in, float32 or bfloat16; None: as activations are.
         int8: hold keys and values in 8 bits, one scale per token and head: half the bytes of bf16.
     """
 
@@ -48,12 +49,13 @@ class KernelAttention:
     capturable = False
 
     def __init__(
-        self, shape: AttentionShape, dtype: torch.dtype, kernels: ctypes.CDLL, *, int8: bool = False
-    ) -> None:
+        self, shape: AttentionShape, dtype: torch.dtype, kernels: ctypes.CDLL, *, pages: torch.dtype | None = None,
+        int8: bool = False,
+    ) -> None:  # fmt: skip
         self.shape, self.dtype, self.kernels = shape, dtype, kernels
         self.name = "C++ paged kernel" + (", 8-bit pages" if int8 else "")
         self.selection = PageSelection()
-        self.kind = 2 if int8 else int(dtype is torch.bfloat16)
+        self.kind = 2 if int8 else int((pages or dtype) is torch.bfloat16)
         self.is_bf16 = int(dtype is torch.bfloat16)
         self.layer_bytes = shape.kv_heads * int(kernels.tenfold_page_bytes(self.kind, shape.head_size))
         self.block_bytes = shape.layers * self.layer_bytes

@@ -11,7 +11,7 @@ import torch
 from backend.engine.attention.cpu import KernelAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.core import EngineCore
-from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.kernel import KernelLinear, is_fast
 
 READ_BYTES = 1 << 30
 
@@ -29,7 +29,7 @@ def measure(kernels: ctypes.CDLL | None) -> Peaks:
     data = torch.ones(READ_BYTES // 8, dtype=torch.int64)
     best = min(_seconds(lambda: data.sum()) for _ in range(3))
     operations = {}
-    if kernels is not None and KernelLinear.usable(kernels):
+    if kernels is not None and is_fast(kernels):
         for bits in (8, 16):
             operations[bits] = max(float(kernels.tenfold_peak(bits)) for _ in range(2))
     return Peaks(READ_BYTES / best, operations)

@@ -13,7 +13,7 @@ from backend.engine.embedding.portable import TorchForward
 from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights
 from backend.engine.kernels.abi import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
-from backend.engine.quantization.kernel import PANEL, KernelLinear
+from backend.engine.quantization.kernel import PANEL, KernelLinear, is_fast, rows_dtype
 from backend.engine.quantization.linear import DenseLinear, Linear
 from backend.engine.quantization.smooth import TEXT, smoothing_factor
 from backend.models.checkpoint import load_tokenizer
@@ -100,13 +100,13 @@ class KernelForward:
             int(shape.pool_first), shape.eps,
         )  # fmt: skip
         self.together = torch.get_num_threads()
-        self.precision = f"kernel-{bits}-{shape.pooling}-1"
+        self.precision = f"kernel-{bits}-{shape.pooling}-2-{str(rows_dtype(kernels)).removeprefix('torch.')}"
 
     @staticmethod
     def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:
-        """Whether the kernels have the instructions, and the sizes are whole panels."""
+        """Whether the kernels are the fastest way, and the sizes are whole panels."""
         sizes = (shape.hidden, shape.intermediate, shape.hidden // shape.heads)
-        return KernelLinear.usable(kernels) and all(size % PANEL == 0 for size in sizes)
+        return is_fast(kernels) and all(size % PANEL == 0 for size in sizes)
 
     def __call__(self, inputs: list[list[int]]) -> np.ndarray:
         """See `Forward`."""

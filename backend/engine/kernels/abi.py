@@ -108,9 +108,8 @@ def check_sizes(library: ctypes.CDLL, mirrors: Sequence[type[ctypes.Structure]])
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Give the library's functions their signatures; returns it."""
     pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-    batch = ctypes.POINTER(NativeBatch)
+    batch, model = ctypes.POINTER(NativeBatch), ctypes.POINTER(NativeModel)
     signatures: dict[str, tuple[list[Any], Any]] = {
-        "tenfold_has_gemm": ([], integer),
         "tenfold_page_bytes": ([integer, integer], long),
         "tenfold_plan": ([batch], pointer),
         "tenfold_plan_free": ([pointer], None),
@@ -122,19 +121,16 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
         "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
         "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),
+        "tenfold_way": ([], ctypes.c_char_p),
+        "tenfold_rows_are_bf16": ([], integer),
+        "tenfold_pack_bf16": ([pointer, integer, integer, pointer], None),
+        "tenfold_pack_int8": ([pointer, integer, integer, *[pointer] * 3], None),
+        "tenfold_multiply": ([ctypes.POINTER(NativeLinear), integer, pointer, pointer, integer, integer], None),
+        "tenfold_scratch": ([model, batch], long),
+        "tenfold_forward": ([integer, model, batch, *[pointer] * 3], None),
+        "tenfold_encode": ([ctypes.POINTER(NativeEncoder), pointer, pointer, integer, pointer], None),
+        "tenfold_peak": ([integer], ctypes.c_double),
     }
-    if library.tenfold_has_gemm():
-        model = ctypes.POINTER(NativeModel)
-        signatures |= {
-            "tenfold_pack_bf16": ([pointer, integer, integer, pointer], None),
-            "tenfold_pack_int8": ([pointer, integer, integer, *[pointer] * 3], None),
-            "tenfold_gemm_bf16": ([*[pointer] * 4, *[integer] * 4], None),
-            "tenfold_gemm_int8": ([pointer, integer, *[pointer] * 5, *[integer] * 4], None),
-            "tenfold_scratch": ([model, batch], long),
-            "tenfold_forward": ([model, batch, *[pointer] * 3], None),
-            "tenfold_encode": ([ctypes.POINTER(NativeEncoder), pointer, pointer, integer, pointer], None),
-            "tenfold_peak": ([integer], ctypes.c_double),
-        }
     for name, (arguments, result) in signatures.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result

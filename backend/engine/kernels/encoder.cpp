@@ -1,11 +1,10 @@
 // A BERT encoder from token ids to one vector a text. Every thread takes whole texts, from the embeddings through all
 // layers to the mean: no thread waits for another between two steps, a text's numbers stay in the core's own cache, and
 // a vector is the same to the last bit whatever else is in the batch. Sums of 8-bit products are exact; what lies
-// between them is float32, but for queries, keys, values and the inner rows, which are bf16.
+// between them is float32, but for queries, keys, values and the inner rows, which are bf16 where products take them so.
 #include "kernels.h"
 #include "encoder_attention.h"
 
-#ifdef TENFOLD_GEMM
 #include <atomic>
 #include <memory>
 
@@ -19,19 +18,19 @@ void embed_tokens(const Model& m, const int32_t* ids, int tokens, float* x) {
     float* row = x + (int64_t)t * m.hidden;
     const float *word = m.words + (int64_t)ids[t] * m.hidden, *place = m.places + (int64_t)t * m.hidden;
     for (int i = 0; i < m.hidden; i += 16)
-      _mm512_storeu_ps(row + i, _mm512_add_ps(_mm512_loadu_ps(word + i), _mm512_loadu_ps(place + i)));
+      store(row + i, load(word + i) + load(place + i));
     layer_norm(row, m.hidden, m.norm, m.norm_bias, m.eps);
   }
 }
 
 // What follows attention in a layer, for `count` rows of `x` and of `attended`.
-void feed_forward(const Model& m, const tenfold_encoder_layer& w, int count, const uint16_t* attended, float* x,
+void feed_forward(const Model& m, const tenfold_encoder_layer& w, int count, const Held* attended, float* x,
                   Scratch& s) {
   const int H = m.hidden;
   const int inner = inner_stride(m);
-  auto add = [&](int row, int column, __m512 v) {
+  auto add = [&](int row, int column, f16v v) {
     float* at = x + (int64_t)row * H + column;
-    _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), v));
+    store(at, load(at) + v);
   };
   s.rows.shape(w.output, count);
   for (int r = 0; r < count; r++) s.rows.put(w.output, r, numbers_of(attended + (int64_t)r * H));
@@ -42,8 +41,8 @@ void feed_forward(const Model& m, const tenfold_encoder_layer& w, int count, con
     layer_norm(row, H, w.attention_norm, w.attention_norm_bias, m.eps);
     s.rows.put(w.inner, r, numbers_of(row));
   }
-  multiply(s.rows, count, w.inner, [&](int row, int column, __m512 v) {
-    store_narrow(&s.inner[(int64_t)row * inner + column], v);
+  multiply(s.rows, count, w.inner, [&](int row, int column, f16v v) {
+    store(&s.inner[(int64_t)row * inner + column], v);
   });
   s.rows.shape(w.outer, count);
   for (int r = 0; r < count; r++) s.rows.put_gelu(w.outer, r, &s.inner[(int64_t)r * inner]);
@@ -53,15 +52,15 @@ void feed_forward(const Model& m, const tenfold_encoder_layer& w, int count, con
 
 // The mean of `count` rows, brought to length 1.
 void pool(const float* x, int count, int width, float* out) {
-  __m512 squares = _mm512_setzero_ps();
+  f16v squares = {};
   for (int i = 0; i < width; i += 16) {
-    __m512 total = _mm512_setzero_ps();
-    for (int t = 0; t < count; t++) total = _mm512_add_ps(total, _mm512_loadu_ps(x + (int64_t)t * width + i));
-    _mm512_storeu_ps(out + i, total);
-    squares = _mm512_fmadd_ps(total, total, squares);
+    f16v total = {};
+    for (int t = 0; t < count; t++) total += load(x + (int64_t)t * width + i);
+    store(out + i, total);
+    squares += total * total;
   }
-  const __m512 length = _mm512_set1_ps(std::max(std::sqrt(_mm512_reduce_add_ps(squares)), 1e-12f));
-  for (int i = 0; i < width; i += 16) _mm512_storeu_ps(out + i, _mm512_div_ps(_mm512_loadu_ps(out + i), length));
+  const float length = std::max(std::sqrt(sum(squares)), 1e-12f);
+  for (int i = 0; i < width; i += 16) store(out + i, load(out + i) / length);
 }
 
 void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch& s) {
@@ -74,8 +73,8 @@ void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch&
     const tenfold_encoder_layer& w = m.layers[i];
     s.rows.shape(w.qkv, tokens);
     for (int t = 0; t < tokens; t++) s.rows.put(w.qkv, t, numbers_of(x + (int64_t)t * H));
-    multiply(s.rows, tokens, w.qkv, [&](int row, int column, __m512 v) {
-      store_narrow(&s.qkv[(int64_t)row * 3 * H + column], v);
+    multiply(s.rows, tokens, w.qkv, [&](int row, int column, f16v v) {
+      store(&s.qkv[(int64_t)row * 3 * H + column], v);
     });
     attend(m, tokens, s);
     for (int first = 0; first < tokens; first += each)
@@ -98,6 +97,3 @@ extern "C" void tenfold_encode(const tenfold_encoder* model, const int32_t* ids,
       encode(*model, ids + starts[i], starts[i + 1] - starts[i], out + (int64_t)i * model->hidden, scratch);
   }
 }
-#else  // never called: tenfold_has_gemm() is 0
-extern "C" void tenfold_encode(const tenfold_encoder*, const int32_t*, const int32_t*, int, float*) {}
-#endif

@@ -2,7 +2,6 @@
 #pragma once
 #include "encoder_rows.h"
 
-#ifdef TENFOLD_GEMM
 #include <algorithm>
 
 namespace tenfold {
@@ -20,11 +19,11 @@ inline int inner_stride(const Model& m) { return m.intermediate + 32; }
 struct Scratch {
   Rows rows;
   Room<float> x;                // [tokens][hidden]: what the layers pass on
-  Room<uint16_t> qkv;           // [tokens][3 hidden]
-  Room<uint16_t> attended;      // [tokens][hidden]
-  Room<uint16_t> inner;         // [BLOCK][inner_stride]
+  Room<Held> qkv;               // [tokens][3 hidden]
+  Room<Held> attended;          // [tokens][hidden]
+  Room<Held> inner;             // [BLOCK][inner_stride]
   Room<uint16_t> keys, values;  // of one head, as panels
-  Room<uint16_t> weights;       // [ROWS][tokens, in whole panels]: the softmax before it is divided by its sum
+  Room<Held> weights;           // [ROWS][tokens, in whole panels]: the softmax before it is divided by its sum
   void fit(const Model& m, int tokens) {
     const size_t padded = up(tokens, PANEL) * PANEL, hidden = m.hidden, head = m.hidden / m.heads;
     x.fit(tokens * hidden);
@@ -37,70 +36,74 @@ struct Scratch {
   }
 };
 
+inline uint16_t narrow_of(float x) { return narrow(x); }
+inline uint16_t narrow_of(bf16 x) { return x.bits; }
+
 // Keys of one head as panels of 32 tokens, to be multiplied by queries: [panel][head_size / 2][32][2].
-void pack_keys(const uint16_t* from, int64_t stride, int tokens, int D, uint16_t* to) {
+void pack_keys(const Held* from, int64_t stride, int tokens, int D, uint16_t* to) {
   for (int t = 0; t < up(tokens, PANEL) * PANEL; t++) {
     uint32_t* at = (uint32_t*)(to + (int64_t)(t / PANEL) * D * PANEL) + t % PANEL;
-    for (int d = 0; d < D; d += 2) {
-      uint32_t pair = 0;
-      if (t < tokens) std::memcpy(&pair, from + t * stride + d, 4);
-      at[d / 2 * PANEL] = pair;
-    }
+    const Held* key = from + t * stride;
+    for (int d = 0; d < D; d += 2)
+      at[d / 2 * PANEL] = t < tokens ? narrow_of(key[d]) | (uint32_t)narrow_of(key[d + 1]) << 16 : 0;
   }
 }
 
 // Values of one head as panels of 32 dimensions, to be multiplied by weights: [panel][tokens / 2][32][2].
-void pack_values(const uint16_t* from, int64_t stride, int tokens, int D, uint16_t* to) {
+void pack_values(const Held* from, int64_t stride, int tokens, int D, uint16_t* to) {
   const int even = up(tokens, 2) * 2;
   for (int p = 0; p < D / PANEL; p++)
     for (int t = 0; t < even; t += 2) {
       uint16_t* at = to + ((int64_t)p * even + t) * PANEL;
-      const uint16_t* first = from + t * stride + p * PANEL;
+      const Held* first = from + t * stride + p * PANEL;
       for (int d = 0; d < PANEL; d++) {
-        at[2 * d] = first[d];
-        at[2 * d + 1] = t + 1 < tokens ? first[stride + d] : 0;
+        at[2 * d] = narrow_of(first[d]);
+        at[2 * d + 1] = t + 1 < tokens ? narrow_of(first[stride + d]) : 0;
       }
     }
 }
 
-// Weights of MR queries for all tokens, 2^(score - offset) in bf16, zero behind the end; `part` becomes 1 / their sum.
+// Weights of MR queries for all tokens, 2^(score - offset), zero behind the end; `part` becomes 1 / their sum.
 // Returns whether all sums are far from what float32 cannot hold.
 template <int MR>
-bool weigh(const uint16_t* query, int64_t stride, int tokens, int D, const float* offset, const Scratch& s,
-           uint16_t* weights, float* part) {
+bool weigh(const Held* query, int64_t stride, int tokens, int D, const float* offset, const Scratch& s, Held* weights,
+           float* part) {
   const int panels = up(tokens, PANEL), padded = panels * PANEL;
-  const __m512 scale = _mm512_set1_ps(1.44269504f / std::sqrt((float)D));
-  __m512 total[MR];
-  for (int r = 0; r < MR; r++) total[r] = _mm512_setzero_ps();
+  const float scale = 1.44269504f / std::sqrt((float)D);
+  const i16v lane = load(COUNTED);
+  f16v total[MR];
+  for (int r = 0; r < MR; r++) total[r] = f16v{};
   for (int p = 0; p < panels; p++)
-    tile_bf16<MR>(query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD, [&](int r, int half, __m512 v) {
+    tile_wide<MR>((const Wide*)query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD,
+                  [&](int r, int half, f16v v) {
       const int column = p * PANEL + half * 16;
-      __m512 e = power_of_two(_mm512_fmsub_ps(v, scale, _mm512_set1_ps(offset[r])));
-      if (column + 16 > tokens) e = _mm512_maskz_mov_ps(lanes(std::max(tokens - column, 0)), e);
-      total[r] = _mm512_add_ps(total[r], e);
-      store_narrow(weights + r * padded + column, e);
+      f16v e = power_of_two(v * scale - offset[r]);
+      if (column + 16 > tokens) e = select(lane < tokens - column, e, f16v{});
+      total[r] += e;
+      store(weights + r * padded + column, e);
     });
   bool fine = true;
   for (int r = 0; r < MR; r++) {
-    const float sum = _mm512_reduce_add_ps(total[r]);
-    fine = fine && sum > 1e-30f && sum < 1e30f;
-    part[r] = 1.0f / sum;
+    const float all = sum(total[r]);
+    fine = fine && all > 1e-30f && all < 1e30f;
+    part[r] = 1.0f / all;
   }
   return fine;
 }
 
 // The largest score of each of MR queries.
 template <int MR>
-void find_largest(const uint16_t* query, int64_t stride, int tokens, int D, const Scratch& s, float* largest) {
+void find_largest(const Held* query, int64_t stride, int tokens, int D, const Scratch& s, float* most) {
   const float scale = 1.44269504f / std::sqrt((float)D);
-  __m512 top[MR];
-  for (int r = 0; r < MR; r++) top[r] = _mm512_set1_ps(-INFINITY);
+  const i16v lane = load(COUNTED);
+  f16v top[MR];
+  for (int r = 0; r < MR; r++) top[r] = splat(-INFINITY);
   for (int p = 0; p < up(tokens, PANEL); p++)
-    tile_bf16<MR>(query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD, [&](int r, int half, __m512 v) {
-      const int column = p * PANEL + half * 16;
-      top[r] = _mm512_mask_max_ps(top[r], lanes(std::max(tokens - column, 0)), top[r], v);
+    tile_wide<MR>((const Wide*)query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD,
+                  [&](int r, int half, f16v v) {
+      top[r] = larger(select(lane < tokens - p * PANEL - half * 16, v, splat(-INFINITY)), top[r]);
     });
-  for (int r = 0; r < MR; r++) largest[r] = _mm512_reduce_max_ps(top[r]) * scale;
+  for (int r = 0; r < MR; r++) most[r] = largest(top[r]) * scale;
 }
 
 // Nearly all scores are small enough to be taken as they are; only where they are not, the largest is found first.
@@ -108,22 +111,21 @@ void attend(const Model& m, int tokens, Scratch& s) {
   const int D = m.hidden / m.heads, even = up(tokens, 2) * 2, padded = up(tokens, PANEL) * PANEL;
   const int64_t stride = 3 * (int64_t)m.hidden;
   for (int h = 0; h < m.heads; h++) {
-    const uint16_t* queries = &s.qkv[0] + h * D;
+    const Held* queries = &s.qkv[0] + h * D;
     pack_keys(queries + m.hidden, stride, tokens, D, &s.keys[0]);
     pack_values(queries + 2 * m.hidden, stride, tokens, D, &s.values[0]);
-    in_tiles(tokens, [&](auto tile, int first) {
-      constexpr int MR = decltype(tile)::value;
-      const uint16_t* query = queries + first * stride;
+    in_tiles(tokens, [&](auto rows, int first) {
+      constexpr int MR = decltype(rows)::value;
+      const Held* query = queries + first * stride;
       float offset[MR] = {}, part[MR];
       if (!weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part)) {
         find_largest<MR>(query, stride, tokens, D, s, offset);
         weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part);
       }
       for (int p = 0; p < D / PANEL; p++)
-        tile_bf16<MR>(&s.weights[0], padded, &s.values[(size_t)p * even * PANEL], even, NOTHING_AHEAD,
-                      [&](int r, int half, __m512 v) {
-          store_narrow(&s.attended[(int64_t)(first + r) * m.hidden + h * D + p * PANEL + half * 16],
-                       _mm512_mul_ps(v, _mm512_set1_ps(part[r])));
+        tile_wide<MR>((const Wide*)&s.weights[0], padded, &s.values[(size_t)p * even * PANEL], even, NOTHING_AHEAD,
+                      [&](int r, int half, f16v v) {
+          store(&s.attended[(int64_t)(first + r) * m.hidden + h * D + p * PANEL + half * 16], v * part[r]);
         });
     });
   }
@@ -131,4 +133,3 @@ void attend(const Model& m, int tokens, Scratch& s) {
 
 }  // namespace
 }  // namespace tenfold
-#endif

@@ -3,7 +3,6 @@
 #include "kernels.h"
 #include "gemm.h"
 
-#ifdef TENFOLD_GEMM
 #include <cmath>
 #include <vector>
 
@@ -19,27 +18,29 @@ constexpr int up(int count, int by) { return (count + by - 1) / by; }
 // ---- functions of 16 numbers ----------------------------------------------------------------------------------------
 
 // 2^x within 8e-5, P fitted to [-1/2, 1/2]: the results are rounded to bf16, which is 25 times as coarse.
-inline __m512 power_of_two(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_set1_ps(5.5171669e-2f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4261114e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326097e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992806e-1f));
-  return _mm512_scalef_ps(p, whole);
+inline f16v power_of_two(f16v x) {
+  const i16v whole = round_even(larger(smaller(x, splat(127.0f)), splat(-126.0f)));
+  const f16v f = x - to_floats(whole);
+  f16v p = splat(5.5171669e-2f);
+  p = p * f + 2.4261114e-1f;
+  p = p * f + 6.9326097e-1f;
+  p = p * f + 9.9992806e-1f;
+  const f16v power = p * as_float((whole + 127) << 23);
+  return select(x < -126.0f, f16v{}, select(x > 127.0f, splat(INFINITY), power));
 }
 
 // GELU (Hendrycks & Gimpel 2016) within 2e-4: the normal distribution as 1/2 + x P(x^2) on [-4, 4], P fitted to that.
-inline __m512 gelu(__m512 x) {
-  const __m512 inside = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-4.0f)), _mm512_set1_ps(4.0f));
-  const __m512 u = _mm512_mul_ps(inside, inside);
-  __m512 p = _mm512_set1_ps(2.2780229e-8f);
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(-1.5985413e-6f));
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(4.7954327e-5f));
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(-8.1400410e-4f));
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(8.7723341e-3f));
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(-6.4572997e-2f));
-  p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(3.9788327e-1f));
-  return _mm512_mul_ps(x, _mm512_fmadd_ps(inside, p, _mm512_set1_ps(0.5f)));
+inline f16v gelu(f16v x) {
+  const f16v inside = smaller(larger(x, splat(-4.0f)), splat(4.0f));
+  const f16v u = inside * inside;
+  f16v p = splat(2.2780229e-8f);
+  p = p * u + -1.5985413e-6f;
+  p = p * u + 4.7954327e-5f;
+  p = p * u + -8.1400410e-4f;
+  p = p * u + 8.7723341e-3f;
+  p = p * u + -6.4572997e-2f;
+  p = p * u + 3.9788327e-1f;
+  return x * (inside * p + 0.5f);
 }
 constexpr float LEAST_GELU = 0.1702f;  // GELU is nowhere below minus this
 
@@ -57,44 +58,45 @@ template <typename T> class Room {
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
-// Gives 16 numbers of a row from place i on, those of the lanes asked for.
+// What rows are held as between products: as the product with 16-bit weights takes them.
+typedef std::conditional_t<std::is_same<Wide, float>::value, float, bf16> Held;
+
+// Gives 16 numbers of a row from place i on, as many of them as are asked for.
 template <typename T> inline auto numbers_of(const T* row) {
-  return [row](int i, __mmask16 mask) { return load_masked(row + i, mask); };
+  return [row](int i, int count) { return load_some(row + i, count); };
 }
 
-// Rows as a product takes them: 8 bits with a scale each, or bf16.
+// Rows as a product takes them: 8 bits with a scale each, or as they are held.
 struct Rows {
-  Room<uint8_t> bytes;
+  Room<Byte> bytes;
   Room<RowScale> scales;
-  Room<uint16_t> wide;
+  Room<Held> wide;
   int k = 0;
   void shape(const Product& w, int rows) {
     k = w.linear.k;
     if (w.linear.bits == 8) { bytes.fit((size_t)rows * k); scales.fit(rows); } else wide.fit((size_t)rows * k);
   }
-  // `load` as `numbers_of` gives it.
-  template <typename Load> void put(const Product& w, int row, Load load) {
+  // `read` as `numbers_of` gives it.
+  template <typename Read> void put(const Product& w, int row, Read read) {
     if (w.linear.bits != 8) {
-      for (int i = 0; i < k; i += 16)
-        _mm256_storeu_si256((__m256i*)(&wide[(size_t)row * k] + i), (__m256i)_mm512_cvtneps_pbh(load(i, lanes(16))));
+      for (int i = 0; i < k; i += 16) store(&wide[(size_t)row * k] + i, read(i, 16));
       return;
     }
-    uint8_t* to = &bytes[(size_t)row * k];
-    if (!w.smooth) { scales[row] = quantize_row(k, to, load); return; }
-    scales[row] = quantize_row(k, to, [&](int i, __mmask16 mask) {
-      return _mm512_mul_ps(load(i, mask), _mm512_loadu_ps(w.smooth + i));
-    });
+    Byte* to = &bytes[(size_t)row * k];
+    if (!w.smooth) { scales[row] = quantize_row(k, to, read); return; }
+    scales[row] = quantize_row(k, to, [&](int i, int count) { return read(i, count) * load(w.smooth + i); });
   }
   // GELU of a row. Its least value is known and near zero, so nearly all of the 8 bits are for what is above.
-  void put_gelu(const Product& w, int row, const uint16_t* from) {
-    auto load = [&](int i, __mmask16 mask) { return gelu(load_masked(from + i, mask)); };
-    if (w.linear.bits != 8) { put(w, row, load); return; }
-    __m512 top = _mm512_setzero_ps();
-    for (int i = 0; i < k; i += 16) top = _mm512_max_ps(top, load_masked(from + i, lanes(16)));
-    const float most = _mm512_cvtss_f32(gelu(_mm512_set1_ps(_mm512_reduce_max_ps(top))));  // it rises where positive
-    const float scale = (most + LEAST_GELU) / 254.0f;
+  void put_gelu(const Product& w, int row, const Held* from) {
+    auto read = [&](int i, int) { return gelu(load(from + i)); };
+    if (w.linear.bits != 8) { put(w, row, read); return; }
+    f16v top = {};
+    for (int i = 0; i < k; i += 16) top = larger(load(from + i), top);
+    alignas(64) float most[16];
+    store(most, gelu(splat(largest(top))));  // it rises where positive
+    const float scale = (most[0] + LEAST_GELU) / 254.0f;
     scales[row] = {scale, (int32_t)std::ceil(LEAST_GELU / scale)};
-    to_bytes(k, scales[row], &bytes[(size_t)row * k], load);
+    to_bytes(k, scales[row], &bytes[(size_t)row * k], read);
   }
 };
 
@@ -108,50 +110,41 @@ void multiply(const Rows& x, int count, const Product& product, Put put) {
     const int next = p + 1 < panels ? p + 1 : 0;
     if (w.bits == 8) {
       const int8_t* packed = (const int8_t*)w.packed;
-      in_tiles(count, [&](auto tile, int at) {
-        constexpr int MR = decltype(tile)::value;
-        tile_int8<MR>(&x.bytes[(size_t)at * w.k], w.k, packed + p * size, w.k,
-                      share(packed + next * size, size, at, MR, count, w.k / 4), [&](int r, int half, __m512i v) {
+      in_tiles(count, [&](auto rows, int at) {
+        constexpr int MR = decltype(rows)::value;
+        tile_bytes<MR>(&x.bytes[(size_t)at * w.k], w.k, packed + p * size, w.k,
+                       share(packed + next * size, size, at, MR, count, w.k / 4), [&](int r, int half, i16v v) {
           const int column = p * PANEL + half * 16;
           const RowScale s = x.scales[at + r];
-          __m512i sums = _mm512_loadu_si512(w.sums + column);  // times 128, as most rows have it for zero
-          if (s.zero != 128) sums = _mm512_mullo_epi32(_mm512_srai_epi32(sums, 7), _mm512_set1_epi32(s.zero));
-          const __m512i exact = _mm512_sub_epi32(v, sums);
-          const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(w.scales + column), _mm512_set1_ps(s.scale));
-          put(at + r, column, _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), scale, _mm512_loadu_ps(w.bias + column)));
+          const f16v exact = to_floats(without_zero(v, w.sums + column, s.zero));
+          put(at + r, column, exact * (load(w.scales + column) * s.scale) + load(w.bias + column));
         });
       });
     } else {
       const uint16_t* packed = (const uint16_t*)w.packed;
-      in_tiles(count, [&](auto tile, int at) {
-        constexpr int MR = decltype(tile)::value;
-        tile_bf16<MR>(&x.wide[(size_t)at * w.k], w.k, packed + p * size, w.k,
-                      share(packed + next * size, size * 2, at, MR, count, w.k / 2), [&](int r, int half, __m512 v) {
+      in_tiles(count, [&](auto rows, int at) {
+        constexpr int MR = decltype(rows)::value;
+        tile_wide<MR>((const Wide*)&x.wide[(size_t)at * w.k], w.k, packed + p * size, w.k,
+                      share(packed + next * size, size * 2, at, MR, count, w.k / 2), [&](int r, int half, f16v v) {
           const int column = p * PANEL + half * 16;
-          put(at + r, column, _mm512_add_ps(v, _mm512_loadu_ps(w.bias + column)));
+          put(at + r, column, v + load(w.bias + column));
         });
       });
     }
   }
 }
 
-inline void store_narrow(uint16_t* at, __m512 v) { _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh(v)); }
-
 void layer_norm(float* x, int width, const float* weight, const float* bias, float eps) {
-  __m512 total = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  for (int i = 0; i < width; i += 16) total = _mm512_add_ps(total, _mm512_loadu_ps(x + i));
-  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total) / width);
+  f16v total = {}, squares = {};
+  for (int i = 0; i < width; i += 16) total += load(x + i);
+  const float mean = sum(total) / width;
   for (int i = 0; i < width; i += 16) {
-    const __m512 v = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
-    squares = _mm512_fmadd_ps(v, v, squares);
+    const f16v v = load(x + i) - mean;
+    squares += v * v;
   }
-  const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + eps));
-  for (int i = 0; i < width; i += 16) {
-    const __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), scale);
-    _mm512_storeu_ps(x + i, _mm512_fmadd_ps(v, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i)));
-  }
+  const float scale = 1.0f / std::sqrt(sum(squares) / width + eps);
+  for (int i = 0; i < width; i += 16) store(x + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
 }
 
 }  // namespace
 }  // namespace tenfold
-#endif

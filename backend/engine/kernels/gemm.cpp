@@ -1,5 +1,5 @@
 // Matrix products of the decoder: bf16 and 8-bit weights, packed once, read in the order they are used; see gemm.h.
-// Activations of the 8-bit product are quantized per row (token) here.
+// Rows of the 8-bit product are quantized here, each (a token) by itself.
 #include "kernels.h"
 #include "gemm.h"
 
@@ -9,34 +9,32 @@
 
 #include <omp.h>
 
-extern "C" int tenfold_has_gemm() {
-#ifdef TENFOLD_GEMM
-  return 1;
-#else
-  return 0;
-#endif
-}
-
-#ifdef TENFOLD_GEMM
 using namespace tenfold;
 
 namespace {
 
 constexpr int BLOCK = 96;     // rows that share a panel while it is in the cache nearest to the core
 
+// Where a product's results go: `type` float or bf16, `columns` of the whole product.
 struct Out {
-  void* base; int64_t stride; int is_float; int columns;  // columns of the whole product
+  void* base; int is_float; int columns;
   const float* bias;
-};
+  void put(int64_t row, int column, f16v v) const {
+    const int room = columns - column;
+    if (room <= 0) return;
+    if (bias) v = v + load_some(bias + column, room);
+    if (is_float) put_some((float*)base + row * columns + column, v, room);
+    else put_some((bf16*)base + row * columns + column, v, room);
+  }
 
-inline void put(const Out& o, int64_t row, int column, __m512 v) {
-  const int room = o.columns - column;
-  if (room <= 0) return;
-  const __mmask16 mask = lanes(room);
-  if (o.bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, o.bias + column));
-  if (o.is_float) _mm512_mask_storeu_ps((float*)o.base + row * o.stride + column, mask, v);
-  else _mm256_mask_storeu_epi16((uint16_t*)o.base + row * o.stride + column, mask, (__m256i)_mm512_cvtneps_pbh(v));
-}
+ private:
+  template <typename T> static void put_some(T* to, f16v v, int count) {
+    if (count >= 16) { store(to, v); return; }
+    T few[16];
+    store(few, v);
+    std::memcpy(to, few, count * sizeof(T));
+  }
+};
 
 // Shares (row block, panel) tasks out: every thread works through a run of its own, in order, so that it knows which
 // panel comes next; who is done takes from the others, so that a thread that was held up costs only its own task.
@@ -63,9 +61,81 @@ class Shares {
   Taken taken_[MOST];
 };
 
+// Room that a thread keeps between calls.
+template <typename T> T* room(size_t count) {
+  static thread_local std::vector<T> held;
+  if (held.size() < count) held.resize(count);
+  return held.data();
+}
+
+// Does something with each row: by the team where there is enough of it.
+template <typename Row> void each_row(int rows, int k, Row row) {
+#pragma omp parallel for schedule(static) if ((int64_t)rows * k > 16384)
+  for (int r = 0; r < rows; r++) row(r);
+}
+
+template <typename T> void multiply_wide(const tenfold_linear& w, const T* x, const Out& out, int m) {
+  const Wide* a;
+  if constexpr (std::is_same<T, float>::value == std::is_same<Wide, float>::value) {
+    a = (const Wide*)x;
+  } else {
+    typedef std::conditional_t<std::is_same<Wide, float>::value, float, bf16> To;
+    To* to = (To*)room<Wide>((size_t)m * w.k);
+    each_row(m, w.k, [&](int r) {
+      const int64_t at = (int64_t)r * w.k;
+      for (int i = 0; i < w.k; i += 16) {
+        To few[16];
+        store(few, load_some(x + at + i, w.k - i));
+        std::memcpy(to + at + i, few, std::min(16, w.k - i) * sizeof(To));
+      }
+    });
+    a = (const Wide*)to;
+  }
+  const uint16_t* packed = (const uint16_t*)w.packed;
+  const int64_t size = (int64_t)PANEL * w.k;
+  Shares shares(m, (w.n + PANEL - 1) / PANEL);
+#pragma omp parallel
+  shares.run([&](int first, int count, int p, int next) {
+    in_tiles(count, [&](auto rows, int at) {
+      constexpr int MR = decltype(rows)::value;
+      const int64_t row = first + at;
+      tile_wide<MR>(a + row * w.k, w.k, packed + p * size, w.k, share(packed + next * size, size * 2, at, MR, count, w.k / 2),
+                    [&](int r, int half, f16v v) { out.put(row + r, p * PANEL + half * 16, v); });
+    });
+  });
+}
+
+template <typename T> void multiply_bytes(const tenfold_linear& w, const T* x, const Out& out, int m) {
+  Byte* q = room<Byte>((size_t)m * w.k);
+  float* scales = room<float>(m);
+  each_row(m, w.k, [&](int r) {
+    const T* row = x + (int64_t)r * w.k;
+    scales[r] = quantize_row(w.k, q + (int64_t)r * w.k, [&](int i, int count) { return load_some(row + i, count); }).scale;
+  });
+  const int8_t* packed = (const int8_t*)w.packed;
+  const int64_t size = (int64_t)PANEL * w.k;
+  Shares shares(m, (w.n + PANEL - 1) / PANEL);
+#pragma omp parallel
+  shares.run([&](int first, int count, int p, int next) {
+    in_tiles(count, [&](auto rows, int at) {
+      constexpr int MR = decltype(rows)::value;
+      const int64_t row = first + at;
+      tile_bytes<MR>(q + row * w.k, w.k, packed + p * size, w.k, share(packed + next * size, size, at, MR, count, w.k / 4),
+                     [&](int r, int half, i16v v) {
+        const int column = p * PANEL + half * 16;
+        const f16v exact = to_floats(without_zero(v, w.sums + column, 128));
+        out.put(row + r, column, exact * load(w.scales + column) * scales[row + r]);
+      });
+    });
+  });
+}
+
 }  // namespace
 
 extern "C" {
+
+const char* tenfold_way() { return WAY; }
+int tenfold_rows_are_bf16() { return std::is_same<Wide, uint16_t>::value; }
 
 // weight: float32 [n][k], row major. k must be a multiple of 4.
 void tenfold_pack_bf16(const float* weight, int n, int k, uint16_t* packed) {
@@ -101,95 +171,44 @@ void tenfold_pack_int8(const float* weight, int n, int k, int8_t* packed, float*
     }
 }
 
-void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* bias, void* out, int out_is_float,
-                       int m, int n, int k) {
-  const Out o{out, n, out_is_float, n, bias};
-  Shares shares(m, (n + PANEL - 1) / PANEL);
-#pragma omp parallel
-  shares.run([&](int first, int count, int p, int next) {
-    const int64_t size = (int64_t)PANEL * k;
-    in_tiles(count, [&](auto tile, int at) {
-      constexpr int MR = decltype(tile)::value;
-      const int64_t row = first + at;
-      tile_bf16<MR>(a + row * k, k, packed + p * size, k, share(packed + next * size, size * 2, at, MR, count, k / 2),
-                    [&](int r, int half, __m512 v) { put(o, row + r, p * PANEL + half * 16, v); });
-    });
-  });
+void tenfold_multiply(const tenfold_linear* w, int is_bf16, const void* x, void* out, int out_is_float, int rows) {
+  const Out to{out, out_is_float, w->n, w->bias};
+  auto with = [&](auto* x) { if (w->bits == 8) multiply_bytes(*w, x, to, rows); else multiply_wide(*w, x, to, rows); };
+  if (is_bf16) with((const bf16*)x); else with((const float*)x);
 }
 
-void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, const float* scales, const int32_t* sums,
-                       const float* bias, void* out, int out_is_float, int m, int n, int k) {
-  static thread_local std::vector<uint8_t> quantized;
-  static thread_local std::vector<float> row_scales;
-  if (quantized.size() < (size_t)m * k) quantized.resize((size_t)m * k);
-  if (row_scales.size() < (size_t)m) row_scales.resize(m);
-  uint8_t* q = quantized.data();
-  float* s = row_scales.data();
-  const Out o{out, n, out_is_float, n, bias};
-  Shares shares(m, (n + PANEL - 1) / PANEL);
-  auto quantize = [&](int r) {
-    auto from = [&](auto* row) {
-      s[r] = quantize_row(k, q + (int64_t)r * k, [&](int i, __mmask16 mask) { return load_masked(row + i, mask); }).scale;
-    };
-    if (a_is_float) from((const float*)a + (int64_t)r * k); else from((const uint16_t*)a + (int64_t)r * k);
-  };
-  const bool shared = (int64_t)m * k > 16384;
-  if (!shared) for (int r = 0; r < m; r++) quantize(r);
-#pragma omp parallel
-  {
-    if (shared) {
-#pragma omp for schedule(static)
-      for (int r = 0; r < m; r++) quantize(r);
-    }
-    shares.run([&](int first, int count, int p, int next) {
-      const int64_t size = (int64_t)PANEL * k;
-      in_tiles(count, [&](auto tile, int at) {
-        constexpr int MR = decltype(tile)::value;
-        const int64_t row = first + at;
-        tile_int8<MR>(q + row * k, k, packed + p * size, k, share(packed + next * size, size, at, MR, count, k / 4),
-                      [&](int r, int half, __m512i v) {
-          const int column = p * PANEL + half * 16;
-          const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_loadu_si512(sums + column)));
-          const __m512 scaled = _mm512_mul_ps(exact, _mm512_loadu_ps(scales + column));
-          put(o, row + r, column, _mm512_mul_ps(scaled, _mm512_set1_ps(s[row + r])));
-        });
-      });
-    });
-  }
-}
-
-// Operations per second of the dot instruction alone, on every core: what a product can reach at most. bits: 16 or 8.
+// Operations per second of a step of the products alone, on every core: what they can reach at most. bits: 16 or 8.
 double tenfold_peak(int bits) {
   constexpr int64_t ROUNDS = 4'000'000;
   int threads = 1;
   double seconds = 0;
+  auto spin = [&](auto dot) {
+    typedef decltype(dot) Dot;
+    char w[64];
+    std::memset(w, 1, sizeof w);
+    const typename Dot::In row[4] = {1, 1, 1, 1};
+    const auto part = Dot::part(w, 0);
+    const auto x = Dot::spread(row, 0);
+    typename Dot::Sum s[8] = {};  // eight chains hide the instructions' latency
+    for (int64_t r = 0; r < ROUNDS; r++) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) s[i] = Dot::add(s[i], x, part);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) asm volatile("" : "+x"(s[i]));
+    }
+  };
 #pragma omp parallel
   {
-    const __m512i x = _mm512_set1_epi32(0x01010101);
-    __m512i a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x;  // eight chains hide the instruction's latency
 #pragma omp single
     threads = omp_get_num_threads();
     const double started = omp_get_wtime();
-    auto spin = [&](auto dot) {
-      for (int64_t r = 0; r < ROUNDS; r++) {
-        a = dot(a); b = dot(b); c = dot(c); d = dot(d); e = dot(e); f = dot(f); g = dot(g); h = dot(h);
-        asm volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h));
-      }
-    };
-    if (bits == 8) spin([&](__m512i v) { return _mm512_dpbusd_epi32(v, x, x); });
-    else spin([&](__m512i v) { return (__m512i)_mm512_dpbf16_ps((__m512)v, (__m512bh)x, (__m512bh)x); });
+    if (bits == 8) spin(ByteDot{}); else spin(WideDot{});
     const double took = omp_get_wtime() - started;
 #pragma omp critical
     seconds = std::max(seconds, took);
   }
-  return (double)ROUNDS * 8 * threads * (bits == 8 ? 128 : 64) / seconds;
+  auto each = [](auto dot) { return 2.0 * decltype(dot)::LANES * decltype(dot)::PER_STEP / decltype(dot)::PARTS; };
+  return (double)ROUNDS * 8 * threads * (bits == 8 ? each(ByteDot{}) : each(WideDot{})) / seconds;
 }
 
 }  // extern "C"
-#else  // never called: tenfold_has_gemm() is 0
-extern "C" {
-void tenfold_gemm_bf16(const uint16_t*, const uint16_t*, const float*, void*, int, int, int, int) {}
-void tenfold_gemm_int8(const void*, int, const int8_t*, const float*, const int32_t*, const float*, void*, int, int, int,
-                       int) {}
-}
-#endif

@@ -45,14 +45,7 @@ void tenfold_write_tokens(int kind, void* pages, const int64_t* slots, int count
 void tenfold_summarize(int kind, const void* pages, uint16_t* summaries, const int32_t* blocks, int count, int kv_heads,
                     int head_size);
 
-// ---- matrix products (gemm.cpp); only where tenfold_has_gemm() is 1
-int tenfold_has_gemm();
-void tenfold_gemm_bf16(const uint16_t* a, const uint16_t* packed, const float* bias, void* out, int out_is_float,
-                       int m, int n, int k);
-void tenfold_gemm_int8(const void* a, int a_is_float, const int8_t* packed, const float* scales, const int32_t* sums,
-                       const float* bias, void* out, int out_is_float, int m, int n, int k);
-
-// ---- all layers of a step (forward.cpp); bf16 activations, weights as gemm.cpp packs them
+// ---- matrix products (gemm.cpp)
 struct tenfold_linear {
   const void* packed;
   const float* scales;      // bits 8
@@ -60,6 +53,12 @@ struct tenfold_linear {
   const float* bias;        // or null
   int32_t n, k, bits, unused;
 };
+const char* tenfold_way();     // the instructions that they are built of
+int tenfold_rows_are_bf16();   // what rows meet 16-bit weights as: 1 bf16, 0 float32; others are converted
+// out [rows][n] = x [rows][k] by the weights, float32 or bf16.
+void tenfold_multiply(const tenfold_linear* weights, int is_bf16, const void* x, void* out, int out_is_float, int rows);
+
+// ---- all layers of a step (forward.cpp); weights as gemm.cpp packs them
 struct tenfold_layer {
   const float *input_norm, *post_norm;
   const float *query_norm, *key_norm;  // or null
@@ -75,12 +74,12 @@ struct tenfold_model {
   float eps;
 };
 // `residual` [tokens][hidden] goes in as the embeddings and comes out as the last layer's residual; what its
-// down projection adds is in `delta`, bf16. `scratch` holds tokens * tenfold_scratch() bf16 values.
+// down projection adds is in `delta`. `scratch` holds tokens * tenfold_scratch() activations, as `delta` bf16 or float32.
 int64_t tenfold_scratch(const tenfold_model* model, const tenfold_batch* batch);
-void tenfold_forward(const tenfold_model* model, const tenfold_batch* batch, float* residual, uint16_t* delta,
-                     uint16_t* scratch);
+void tenfold_forward(int is_bf16, const tenfold_model* model, const tenfold_batch* batch, float* residual, void* delta,
+                     void* scratch);
 
-// ---- a BERT encoder (encoder.cpp); only where tenfold_has_gemm() is 1. Sizes are divisible by 32.
+// ---- a BERT encoder (encoder.cpp). Sizes are divisible by 32.
 struct tenfold_encoder_product {
   tenfold_linear linear;
   const float* smooth;      // [k]: what the input is multiplied by before it is quantized; or null

@@ -30,17 +30,17 @@ inline const float* value_scales(const char* page, int D) { return key_scales(pa
 inline void load_four(const float* at, int stride, f16v* v) { for (int i = 0; i < 4; i++) v[i] = load(at + i * stride); }
 inline void load_four(const bf16* at, int stride, f16v* v) {
   for (int i = 0; i < 2; i++) {
-    u16v u; std::memcpy(&u, at + i * 2 * stride, 64);
-    v[i * 2] = (f16v)(u << 16);
-    v[i * 2 + 1] = (f16v)(u & 0xffff0000u);
+    const u16v u = load_as<u16v>(at + i * 2 * stride);
+    v[i * 2] = as_float(u << 16);
+    v[i * 2 + 1] = as_float(u & 0xffff0000u);
   }
 }
 inline void load_four(const int8_t* at, int, f16v* v) {
-  i16v u; std::memcpy(&u, at, 64);
-  v[0] = __builtin_convertvector((u << 24) >> 24, f16v);
-  v[1] = __builtin_convertvector((u << 16) >> 24, f16v);
-  v[2] = __builtin_convertvector((u << 8) >> 24, f16v);
-  v[3] = __builtin_convertvector(u >> 24, f16v);
+  const i16v u = load_as<i16v>(at);
+  v[0] = to_floats((u << 24) >> 24);
+  v[1] = to_floats((u << 16) >> 24);
+  v[2] = to_floats((u << 8) >> 24);
+  v[3] = to_floats(u >> 24);
 }
 // Places of (dimension, token), in elements; `side` is how many lie side by side.
 template <typename T> constexpr int side() { return std::is_same<T, bf16>::value ? 2 : std::is_same<T, int8_t>::value ? 4 : 1; }
@@ -58,7 +58,7 @@ inline void put_key(bf16* page, const float* key, int t, int D) {
 }
 inline float put_scaled(int8_t* to, const float* x, int D) {
   f16v top = {};
-  for (int d = 0; d < D; d += 16) { const f16v v = load(x + d), m = v < 0.0f ? -v : v; top = m > top ? m : top; }
+  for (int d = 0; d < D; d += 16) top = larger(magnitude(load(x + d)), top);
   const float scale = std::max(largest(top), 1e-8f) / 127.0f, inverse = 1.0f / scale;
   for (int d = 0; d < D; d += 16) store(to + d, load(x + d) * inverse);
   return scale;

@@ -35,8 +35,8 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
                 const uint32_t* pairs, float scale, const int* room, State& st) {
   alignas(64) float p[GROUP][MR][PAGE] = {};
   alignas(64) uint32_t narrow_p[GROUP][MR][PAGE / 2];  // pairs of bf16
-  const i16v lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  constexpr int NB = MR <= 6 ? 2 : 1;
+  const i16v lanes = load(COUNTED);
+  constexpr int NB = MR * PIECES <= SUM_REGISTERS / 4 ? 2 : 1;
   auto score = [&](auto width, int page) {
     constexpr int NB = decltype(width)::value;
     f16v acc[NB][MR];
@@ -78,7 +78,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
       for (int r = 0; r < MR; r++) {
         f16v s = acc[b][r] * factor;
         const int left = room[r] - (page + b) * PAGE;
-        if (left < PAGE) s = (lanes < (i16v{} + left)) ? s : splat(-INFINITY);
+        if (left < PAGE) s = select(lanes < left, s, splat(-INFINITY));
         store(p[page + b][r], s);
       }
     }
@@ -92,7 +92,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
 #pragma GCC unroll 16
   for (int r = 0; r < MR; r++) {
     f16v best = load(p[0][r]);
-    for (int b = 1; b < count; b++) { const f16v s = load(p[b][r]); best = s > best ? s : best; }
+    for (int b = 1; b < count; b++) { best = larger(load(p[b][r]), best); }
     const float top = std::max(st.top[r], largest(best));
     carry[r] = top == st.top[r] ? 1.0f : std::exp(st.top[r] - top);
     st.top[r] = top;
@@ -100,7 +100,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
     for (int b = 0; b < count; b++) {
       const f16v x = load(p[b][r]) - top;
       f16v e = exp16(x);
-      e = x > -80.0f ? e : f16v{};  // also where nothing may be looked at, and x is not a number
+      e = select(x > -80.0f, e, f16v{});  // also where nothing may be looked at, and x is not a number
       total += e;
       if (std::is_same<T, int8_t>::value) e = e * load(value_scales(pages[b], D));
       if (DOT) store_pairs(narrow_p[b][r], e); else store(p[b][r], e);
@@ -147,7 +147,7 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
 #pragma GCC unroll 16
       for (int c = 0; c < NC; c++) store(&st.acc[(size_t)r * D + from + c * 16], acc[r][c]);
   };
-  constexpr int NC = MR <= 6 ? 4 : 2;
+  constexpr int FIT = SUM_REGISTERS / (MR * PIECES), NC = FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   int from = 0;
   for (; from + NC * 16 <= D; from += NC * 16) weigh(std::integral_constant<int, NC>{}, from);
   for (; from < D; from += 16) weigh(std::integral_constant<int, 1>{}, from);

@@ -21,8 +21,7 @@ from backend.engine.model.operations import KernelOps, TorchOps
 from backend.engine.model.rotary import rotary_tables
 from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, tensors
 from backend.engine.quantization.calibration import Walk
-from backend.engine.quantization.factory import LOW_BITS, linear_factory, resolve_variant
-from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.factory import LOW_BITS, holds_16_bits, linear_factory, resolve_variant
 from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory
 from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
@@ -71,7 +70,7 @@ class Decoder:
         # Of what is read now, whatever lies there later; who keeps nothing needs none, and it reads every byte.
         self.fingerprint = fingerprint(folder, cache_dir) if cache_dir is not None else ""
         self.shape: ModelShape = read_shape(folder)
-        self.variant, self.device = resolve_variant(variant, device), device
+        self.variant, self.device = resolve_variant(variant, device, kernels), device
         s = self.shape
         weights = dict(tensors(folder))
         check_sizes(folder, weights, expected_sizes(s))
@@ -91,10 +90,13 @@ class Decoder:
         # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
-        self.embedding = self._dense(weights, "model.embed_tokens.weight", self.dtype)
+        packs = holds_16_bits(self.variant, device, kernels)
+        table = torch.bfloat16 if packs else self.dtype
+        self.embedding = self._dense(weights, "model.embed_tokens.weight", table)
+        self._pages = torch.bfloat16 if packs else self.dtype
         self.final_norm = self._dense(weights, "model.norm.weight", torch.float32)
         if s.tied:
-            shares = self.device.type != "cpu" or self.dtype is torch.float32
+            shares = self.device.type != "cpu" or (self.dtype is torch.float32 and not packs)
             tied = weights["model.embed_tokens.weight"]
             self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None, logits=True)
         else:
@@ -108,7 +110,7 @@ class Decoder:
         if not self._low:
             return [make_layer(weights, i, make_linear, self.device) for i in range(self.shape.layers)]
         # A layer at a time: read in full precision, smoothed by what was seen there, quantized, and let go.
-        _, make_full = linear_factory(resolve_variant("auto", self.device), self.device, self.kernels)
+        _, make_full = linear_factory(resolve_variant("auto", self.device, self.kernels), self.device, self.kernels)
         walk = Walk(self, calibration_ids(self._folder)[: self.shape.max_positions], [])
         layers = []
         for i in range(self.shape.layers):
@@ -124,7 +126,8 @@ class Decoder:
 
     def _kept_layers(self) -> list[Layer] | None:
         """Quantized layers from an earlier start."""
-        if not self._low or self._cache_dir is None or self.kernels is None or not KernelLinear.usable(self.kernels):
+        packs = holds_16_bits(self.variant, self.device, self.kernels)
+        if not self._low or self._cache_dir is None or self.kernels is None or not packs:
             return None
         return load_layers(self._file(self._cache_dir), self.shape.layers, self.kernels)
 
@@ -149,7 +152,9 @@ class Decoder:
             self.notices = [f"Attention runs on the slower portable path: {problem}."] if problem else []
             return attention
         if self.kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
-            return KernelAttention(self.attention_shape, self.dtype, self.kernels, int8=int8)
+            return KernelAttention(
+                self.attention_shape, self.dtype, self.kernels, pages=self._pages, int8=int8
+            )
         return GatherAttention(self.attention_shape, self.dtype, self.device)
 
     def drop_attention(self) -> None:

@@ -42,7 +42,7 @@ class WholeForward:
             self._layers, cosine.data_ptr(), sine.data_ptr(), len(layers), shape.hidden, shape.intermediate,
             shape.norm_eps,
         )  # fmt: skip
-        self._scratch = torch.empty(0, dtype=torch.bfloat16)
+        self._scratch = torch.empty(0, dtype=attention.dtype)
         self._summaries: torch.Tensor | None = None
 
     @staticmethod
@@ -61,9 +61,9 @@ class WholeForward:
         tokens = residual.shape[0]
         needed = tokens * self._kernels.tenfold_scratch(self._model, native)
         if len(self._scratch) < needed:
-            self._scratch = torch.empty(needed, dtype=torch.bfloat16)
-        delta = torch.empty(tokens, self._hidden, dtype=torch.bfloat16)
+            self._scratch = torch.empty(needed, dtype=self._scratch.dtype)
+        delta = torch.empty(tokens, self._hidden, dtype=self._scratch.dtype)
         self._kernels.tenfold_forward(
-            self._model, native, residual.data_ptr(), delta.data_ptr(), self._scratch.data_ptr()
+            self.attention.is_bf16, self._model, native, residual.data_ptr(), delta.data_ptr(), self._scratch.data_ptr()
         )
         return delta

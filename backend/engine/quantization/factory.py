@@ -8,7 +8,7 @@ import torch
 
 from backend.engine.memory import Arena
 from backend.engine.quantization.bits_and_bytes import BitsAndBytesLinear, forbid_hub_kernels
-from backend.engine.quantization.kernel import KernelLinear
+from backend.engine.quantization.kernel import KernelLinear, is_fast, rows_dtype
 from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory, working_dtype
 from backend.engine.quantization.portable import PackedLinear, RowScaledInt8Linear
 
@@ -38,9 +38,12 @@ def linear_factory(
     Raises:
         ValueError: this machine cannot hold weights so; says why.
     """
-    dtype = torch.float32 if variant == "fp32" else working_dtype(device)
-    arena = Arena()
     cpu = device.type == "cpu"
+    own = holds_16_bits(variant, device, kernels)
+    dtype = torch.float32 if variant == "fp32" else working_dtype(device)
+    if own and kernels is not None:
+        dtype = rows_dtype(kernels)
+    arena = Arena()
     foreign = variant in ("nf4", "bnb-int8")
 
     def make(
@@ -50,22 +53,26 @@ def linear_factory(
         low = not logits and name not in high
         if foreign and low:
             return BitsAndBytesLinear(weight, bias, device, dtype, four_bit=variant == "nf4")
-        fast = dtype is torch.bfloat16 and cpu
-        if fast and kernels is not None and KernelLinear.usable(kernels) and weight.shape[1] % 4 == 0:
-            bits = 8 if variant in LOW_BITS and low else 16
+        bits = 8 if variant in LOW_BITS and low else 16
+        if (own or (bits == 8 and no_engine)) and kernels is not None and weight.shape[1] % 4 == 0:
             return KernelLinear(weight, bias, kernels, arena, bits=bits, logits=logits)
-        if variant in LOW_BITS and low:
+        if bits == 8:
             return RowScaledInt8Linear(weight, bias)
         # Beside layers in 8 bits a difference in the last bit becomes a whole step, so float32 is packed there as well.
-        if cpu and (fast or invariant or variant in LOW_BITS) and torch.backends.mkldnn.is_available():
+        packs = cpu and (dtype is torch.bfloat16 or invariant or variant in LOW_BITS)
+        if packs and torch.backends.mkldnn.is_available():
             return PackedLinear(weight, bias, dtype)
         return DenseLinear(weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype))
 
+    no_engine = "x86" not in torch.backends.quantized.supported_engines
     if variant in LOW_BITS and cpu:
-        if "x86" in torch.backends.quantized.supported_engines:
+        if not no_engine:
             torch.backends.quantized.engine = "x86"
-        elif not KernelLinear.usable(kernels):
-            raise ValueError("int8 needs torch's x86 quantized engine, which this build of torch does not have.")
+        elif kernels is None:
+            raise ValueError(
+                "int8 needs our C++ kernels or torch's x86 quantized engine, and here is neither. A C++ compiler "
+                "(g++ or clang++) brings the first."
+            )
     if foreign:
         if not hub_kernels:
             forbid_hub_kernels()
@@ -76,13 +83,19 @@ def linear_factory(
     return dtype, make
 
 
-def resolve_variant(quantization: str, device: torch.device) -> str:
+def holds_16_bits(variant: str, device: torch.device, kernels: ctypes.CDLL | None) -> bool:
+    """Whether what a variant holds in 16 bits lies in our own panels, whatever activations are."""
+    return variant != "fp32" and device.type == "cpu" and is_fast(kernels)
+
+
+def resolve_variant(quantization: str, device: torch.device, kernels: ctypes.CDLL | None) -> str:
     """The variant that a value of the switch comes to on a device, by the name of what it really is.
 
-    "auto" and "bf16" are bf16 where the device computes in it, else fp32; 8 bits on a GPU are LLM.int8().
+    "auto" and "bf16" are bf16 where weights can be held so, else fp32; 8 bits on a GPU are LLM.int8().
     """
     if quantization in ("auto", "bf16"):
-        return "bf16" if working_dtype(device) is torch.bfloat16 else "fp32"
+        bf16 = working_dtype(device) is torch.bfloat16 or holds_16_bits("bf16", device, kernels)
+        return "bf16" if bf16 else "fp32"
     if quantization in LOW_BITS and device.type == "cuda":
         return "bnb-int8"
     return quantization

@@ -1,4 +1,4 @@
-"""Products by our own C++ kernels: bf16 or 8 bits in panels, on processors with the instructions for it."""
+"""Products by our own C++ kernels: weights in bf16 or 8 bits, in panels, by what the processor has for them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,40 @@ from backend.engine.kernels.abi import NativeLinear
 from backend.engine.memory import Arena
 
 PANEL = 32
-"""Output columns of a weight panel; as in gemm.cpp."""
+"""Output columns of a weight panel; as in gemm.h."""
+PORTABLE = "the compiler's vectors"
+"""What `way` says where the kernels have nothing better than the compiler: right, and mostly slower than torch."""
+
+
+def way(kernels: ctypes.CDLL) -> str:
+    """The instructions that the products are built of."""
+    return str(kernels.tenfold_way().decode())
+
+
+def is_fast(kernels: ctypes.CDLL | None) -> bool:
+    """Whether the products are built of instructions that are meant for them."""
+    return kernels is not None and way(kernels) != PORTABLE
+
+
+def rows_dtype(kernels: ctypes.CDLL) -> torch.dtype:
+    """What activations should be held in: as they meet 16-bit weights. Others are converted at every product."""
+    return torch.bfloat16 if kernels.tenfold_rows_are_bf16() else torch.float32
 
 
 class KernelLinear:
     """CPU: the weight in our own panels, bf16 or 8 bits, multiplied by our own kernel.
+
+    16 bits: activations in bf16 where the processor multiplies them so, else in float32; sums in float32.
 
     8 bits: symmetric per output channel for the weight, per token for the activations, exact 32-bit sums.
 
     Args:
         weight: [out, in], in divisible by 4.
         bias: [out] or None.
-        kernels: the C++ library, with the instructions it needs.
+        kernels: the C++ library.
         arena: where the packed weight lies.
         bits: 16 or 8.
-        logits: give float32 instead of bf16.
+        logits: give float32 whatever the activations are.
     """
 
     def __init__(
@@ -39,7 +58,7 @@ class KernelLinear:
     ) -> None:
         self._n, self._k = weight.shape
         self._kernels, self._bits = kernels, bits
-        self._out = torch.float32 if logits else torch.bfloat16
+        self._out = torch.float32 if logits else rows_dtype(kernels)
         self._bias = None if bias is None else bias.float().contiguous()
         self._pack(weight.float().contiguous(), arena)
 
@@ -71,7 +90,7 @@ class KernelLinear:
         """A layer from what `packed` gave: no product to prepare, no scale to find."""
         layer = cls.__new__(cls)
         layer._n, layer._k, layer._bits = held["shape"].tolist()
-        layer._kernels, layer._out, layer._bias = kernels, torch.bfloat16, held.get("bias")
+        layer._kernels, layer._out, layer._bias = kernels, rows_dtype(kernels), held.get("bias")
         layer._packed = arena.empty(held["packed"].numel(), held["packed"].dtype)
         layer._packed.copy_(held["packed"])
         if layer._bits == 8:
@@ -84,25 +103,12 @@ class KernelLinear:
         bias = 0 if self._bias is None else self._bias.data_ptr()
         return NativeLinear(self._packed.data_ptr(), scales, sums, bias, self._n, self._k, self._bits, 0)
 
-    @staticmethod
-    def usable(kernels: ctypes.CDLL | None) -> bool:
-        """Whether the kernels were built with the instructions that this layer needs."""
-        return kernels is not None and bool(kernels.tenfold_has_gemm())
-
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
         x = x.contiguous()
-        rows = x.shape[0]
-        out = torch.empty(rows, self._n, dtype=self._out)
-        bias = 0 if self._bias is None else self._bias.data_ptr()
-        is_float = int(self._out is torch.float32)
-        if self._bits == 8:
-            self._kernels.tenfold_gemm_int8(
-                x.data_ptr(), int(x.dtype is torch.float32), self._packed.data_ptr(), self._scales.data_ptr(),
-                self._sums.data_ptr(), bias, out.data_ptr(), is_float, rows, self._n, self._k,
-            )
-        else:
-            self._kernels.tenfold_gemm_bf16(
-                x.data_ptr(), self._packed.data_ptr(), bias, out.data_ptr(), is_float, rows, self._n, self._k
-            )
+        out = torch.empty(x.shape[0], self._n, dtype=self._out)
+        self._kernels.tenfold_multiply(
+            self.native(), int(x.dtype is torch.bfloat16), x.data_ptr(), out.data_ptr(),
+            int(self._out is torch.float32), x.shape[0],
+        )  # fmt: skip
         return out

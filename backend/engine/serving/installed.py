@@ -55,7 +55,7 @@ class Serving:
         self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._wanted: Load | None = None
         self._files: PrefixStore | None = None
-        self._install(self._load(resolve_variant(self._served, device)), config.switches)
+        self._install(self._load(resolve_variant(self._served, device, self.kernels)), config.switches)
 
     def _load(self, variant: str) -> Decoder:
         return Decoder(
@@ -167,7 +167,7 @@ class Serving:
 
     def want(self, quantization: str) -> None:
         """Load what a value of the switch asks for in the background, unless it serves or is on its way."""
-        variant = resolve_variant(quantization, self.device)
+        variant = resolve_variant(quantization, self.device, self.kernels)
         if variant == self.decoder.variant:
             self._wanted, self._served = None, quantization
         elif self.loading != variant:
