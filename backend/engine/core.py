@@ -69,6 +69,7 @@ class EngineCore:
         if device.type == "cpu" and config.use_kernels:
             try:
                 self.kernels = load_cpu_kernels(config.cache_dir)
+                self.kernels.tenfold_set_threads(config.thread_count())
             except KernelsUnavailableError as error:
                 self.notices.append(f"Attention runs on the slower portable path: {error}.")
                 log.warning("%s", self.notices[-1])

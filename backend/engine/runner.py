@@ -5,6 +5,8 @@ Holds no state of its own; what is scheduled, committed and emitted is the core'
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 
@@ -36,7 +38,7 @@ class Runner:
         logits = self._logits(scheduled)
         read = [item for item in scheduled if item.tokens - len(item.draft) == item.seq.remaining]
         complete = [item for item in read if item.seq.sampling.max_tokens]  # others only wanted their prompt read
-        _score_prompts(scheduled, logits)
+        _score_prompts(scheduled, logits, self._serving.kernels)
         for item in scheduled:
             if item.seq.output_len == 0 and item.seq.computed < item.seq.prompt_len:
                 self._statistics.prompt_tokens += min(item.tokens, item.seq.prompt_len - item.seq.computed)
@@ -47,7 +49,7 @@ class Runner:
         if any(item.draft for item in complete):
             return self._check_drafts(complete, logits)
         seqs = [item.seq for item in complete]
-        tokens, logprobs = sample(logits[: len(seqs)], seqs) if seqs else ([], [])
+        tokens, logprobs = sample(logits[: len(seqs)], seqs, self._serving.kernels) if seqs else ([], [])
         produced = list(zip(seqs, tokens, logprobs, strict=True))
         for seq, token, _ in produced:
             seq.tokens.append(token)
@@ -70,7 +72,8 @@ class Runner:
         for item in complete:
             seq, accepted = item.seq, 0
             for guess in [*item.draft, None]:
-                (token,), (logprob,) = sample(logits[row + accepted : row + accepted + 1], [seq])
+                at = row + accepted
+                (token,), (logprob,) = sample(logits[at : at + 1], [seq], self._serving.kernels)
                 seq.tokens.append(token)
                 produced.append((seq, token, logprob))
                 if token != guess or seq.finish_reason:
@@ -113,10 +116,10 @@ def batch_of(scheduled: list[Scheduled], device: torch.device) -> Batch:
     return make_batch(parts, last + scored, device)
 
 
-def _score_prompts(scheduled: list[Scheduled], logits: torch.Tensor) -> None:
+def _score_prompts(scheduled: list[Scheduled], logits: torch.Tensor, kernels: ctypes.CDLL | None) -> None:
     """Log probabilities of the prompts that ask for them: their rows are the last of `logits`, in order."""
     asking = [item for item in scheduled if item.seq.scores_prompt]
     row = len(logits) - sum(item.tokens for item in asking)
     for item in asking:
-        score_prompt(logits[row : row + item.tokens], item.seq, item.seq.computed)
+        score_prompt(logits[row : row + item.tokens], item.seq, item.seq.computed, kernels)
         row += item.tokens

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
+from backend.engine import sampler_kernel
 from backend.engine.messages import Logprob
 from backend.engine.sequence import Sequence
 
@@ -18,20 +21,26 @@ LEAST_LOGPROB = -9999.0
 
 
 @torch.inference_mode()
-def sample(logits: torch.Tensor, seqs: list[Sequence]) -> tuple[list[int], list[Logprob | None]]:
-    """Choose one token per row of float32 `logits` [sequences, vocab].
+def sample(
+    logits: torch.Tensor, seqs: list[Sequence], kernels: ctypes.CDLL | None = None
+) -> tuple[list[int], list[Logprob | None]]:
+    """Choose one token per row of float32 `logits` [sequences, vocab], by the C++ kernels where they are given.
 
     Each sampled row uses one uniform number of its own generator, so a seed repeats its tokens in any batch. Log
     probabilities are of the model's distribution after penalties, before temperature and truncation.
     """
     _penalize(logits, seqs)
     _steer(logits, seqs)
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    if kernels is not None:
+        logits = logits.contiguous()
+        tokens = sampler_kernel.draw(logits, seqs, kernels, GREEDY_BELOW)
+        return tokens, _logprobs(logits, seqs, tokens, kernels)
+    tokens = logits.argmax(dim=-1).tolist()
     drawn = [i for i, seq in enumerate(seqs) if seq.sampling.temperature > GREEDY_BELOW]
     if drawn:
         for i, token in zip(drawn, _draw(logits[drawn], [seqs[i] for i in drawn]), strict=True):
             tokens[i] = token
-    return tokens, _logprobs(logits, seqs, tokens)
+    return tokens, _logprobs(logits, seqs, tokens, None)
 
 
 def _penalize(logits: torch.Tensor, seqs: list[Sequence]) -> None:
@@ -120,16 +129,22 @@ def _invert(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.where(possible, index, last).squeeze(1)
 
 
-def _logprobs(logits: torch.Tensor, seqs: list[Sequence], tokens: list[int]) -> list[Logprob | None]:
+def _logprobs(
+    logits: torch.Tensor, seqs: list[Sequence], tokens: list[int], kernels: ctypes.CDLL | None
+) -> list[Logprob | None]:
     out: list[Logprob | None] = [None] * len(seqs)
     for i, seq in enumerate(seqs):
         if seq.sampling.logprobs is not None:
-            (out[i],) = _report(logits[i : i + 1], tokens[i : i + 1], seq.sampling.logprobs)
+            (out[i],) = _report(logits[i : i + 1], tokens[i : i + 1], seq.sampling.logprobs, kernels)
     return out
 
 
-def _report(logits: torch.Tensor, tokens: list[int], alternatives: int) -> list[Logprob]:
+def _report(
+    logits: torch.Tensor, tokens: list[int], alternatives: int, kernels: ctypes.CDLL | None
+) -> list[Logprob]:
     """Log probabilities of one token a row and of the row's likeliest."""
+    if kernels is not None:
+        return sampler_kernel.report(logits, tokens, alternatives, LEAST_LOGPROB, kernels)
     rows = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
     chosen = rows.gather(1, torch.tensor(tokens, device=rows.device).unsqueeze(1)).squeeze(1).tolist()
     values, indices = rows.topk(min(alternatives, rows.shape[-1]))
@@ -138,16 +153,17 @@ def _report(logits: torch.Tensor, tokens: list[int], alternatives: int) -> list[
 
 
 @torch.inference_mode()
-def score_prompt(logits: torch.Tensor, seq: Sequence, start: int) -> None:
+def score_prompt(logits: torch.Tensor, seq: Sequence, start: int, kernels: ctypes.CDLL | None = None) -> None:
     """Note the log probabilities of a prompt's tokens.
 
     Args:
         logits: float32 [positions, vocab], the model's at `start` and the positions after it.
         seq: what they were computed for; its `prompt_logprobs` are filled in.
         start: first position.
+        kernels: the C++ library, or None for torch.
     """
     # Each position predicts the next one's token; the last one's is the answer's first.
     tokens = seq.tokens[start + 1 : min(start + 1 + len(logits), seq.prompt_len)]
     if tokens:
-        reported = _report(logits[: len(tokens)], tokens, seq.sampling.prompt_logprobs or 0)
+        reported = _report(logits[: len(tokens)], tokens, seq.sampling.prompt_logprobs or 0, kernels)
         seq.prompt_logprobs[start + 1 : start + 1 + len(tokens)] = reported

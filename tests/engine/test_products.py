@@ -28,7 +28,8 @@ SHAPES = [(96, 64), (33, 20), (100, 36), (64, 576)]
 def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     assert COMPILER is not None, "the kernels were not built either"
     library = tmp_path_factory.mktemp("products") / "products.so"
-    command = [COMPILER, *FLAGS, *WAYS[request.param], str(HERE / "gemm.cpp"), "-o", str(library)]
+    sources = [str(HERE / name) for name in ("gemm.cpp", "team.cpp")]
+    command = [COMPILER, *FLAGS, *WAYS[request.param], *sources, "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True)
     loaded = ctypes.CDLL(str(library))
     pointer, integer = ctypes.c_void_p, ctypes.c_int

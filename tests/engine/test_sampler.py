@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from backend.engine import sampler
+from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.messages import Finished, Generate, SamplingParams
 from backend.engine.sampler import sample
 from backend.engine.sequence import Sequence
 from backend.engine.validation import sampling_problem
+
+
+@pytest.fixture(autouse=True, params=["torch", "kernels"])
+def how(request: pytest.FixtureRequest, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test here is of both ways to sample."""
+    if request.param == "kernels":
+        by_kernels = partial(sampler.sample, kernels=load_cpu_kernels(cache_dir))
+        monkeypatch.setattr(sys.modules[__name__], "sample", by_kernels)
+    return str(request.param)
+
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
 
@@ -222,3 +237,42 @@ def test_a_preempted_prompt_is_scored_whole(make_engine: Any, oracle: Any, promp
     wanted = reported(oracle, long)
     for at, entry in enumerate(harness.out.finished("r").prompt_logprobs[1:], 1):
         assert entry.chosen == pytest.approx(float(wanted[at - 1, long[at]]), abs=2e-3)
+
+
+WAYS_TO_DRAW: list[dict[str, Any]] = [
+    {"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.95}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 40},
+    {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "min_p": 0.02}, {"temperature": 1.5, "top_p": 0.999},
+    {"temperature": 1e-5}, {"temperature": 1.0, "top_p": 1e-9}, {"temperature": 1.0, "top_k": 5000},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", WAYS_TO_DRAW, ids=str)
+@pytest.mark.parametrize("vocab", [7, 1000, 49_152])
+def test_a_row_draws_the_same_alone_in_a_batch_and_by_the_kernels(
+    params: dict[str, Any], vocab: int, cache_dir: Path
+) -> None:
+    torch.manual_seed(vocab)
+    logits = torch.randn(8, vocab) * 4
+
+    def seqs() -> list[Sequence]:
+        return [Sequence(Generate(f"r{i}", [0], SamplingParams(**params, seed=i, logprobs=3)), 1) for i in range(8)]
+
+    tokens, logprobs = sample(logits.clone(), seqs())
+    rows = [sample(logits[i : i + 1].clone(), [seq]) for i, seq in enumerate(seqs())]
+    assert [row[0][0] for row in rows] == tokens
+    native, reported = sampler.sample(logits.clone(), seqs(), load_cpu_kernels(cache_dir))
+    # Sums in another order move the boundary between two tokens a little.
+    assert sum(one != other for one, other in zip(native, tokens, strict=True)) <= 1
+    for i, (one, other) in enumerate(zip(logprobs, reported, strict=True)):
+        assert one is not None and other is not None
+        assert [t for t, _ in one.top] == [t for t, _ in other.top]
+        assert native[i] != tokens[i] or one.chosen == pytest.approx(other.chosen, abs=1e-4)
+
+
+def test_what_must_not_be_drawn_is_not_even_at_the_edges() -> None:
+    logits = torch.full((1, 1000), sampler.NEVER)
+    logits[0, 700] = 0.0
+    for uniform in (0.0, 0.999999999):
+        seq = Sequence(Generate("r", [0], SamplingParams(temperature=1.0, seed=1)), 1)
+        seq.rng.random = lambda uniform=uniform: uniform  # type: ignore[method-assign,misc]
+        assert sample(logits.clone(), [seq])[0] == [700]

@@ -55,11 +55,15 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def run_once(
-    core: EngineCore, recorder: Recorder, batch: list[list[int]], output_tokens: int, costs: StepCosts | None = None
-) -> dict[str, float]:
-    """Serve the batch once and return its figures; with `costs`, also how near decoding came to the machine's limit."""
+    core: EngineCore, recorder: Recorder, batch: list[list[int]], output_tokens: int, costs: StepCosts | None = None,
+    **drawn: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Serve the batch once and return its figures; with `costs`, also how near decoding came to the machine's limit.
+
+    `drawn` is how tokens are drawn, as `SamplingParams` has it; greedily unless it says so.
+    """
     recorder.clear()
-    sampling = SamplingParams(max_tokens=output_tokens, ignore_eos=True)
+    sampling = SamplingParams(max_tokens=output_tokens, ignore_eos=True, **drawn)
     decode_seconds = least = read = operations = 0.0
     start = time.perf_counter()
     for i, prompt in enumerate(batch):

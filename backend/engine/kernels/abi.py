@@ -82,8 +82,18 @@ class NativeEncoder(ctypes.Structure):
     )  # fmt: skip
 
 
+class NativeDraw(ctypes.Structure):
+    """`tenfold_draw` of kernels.h."""
+
+    _fields_ = (
+        ("uniform", ctypes.c_double), ("temperature", ctypes.c_float), ("top_p", ctypes.c_float),
+        ("min_p", ctypes.c_float), ("top_k", ctypes.c_int32),
+    )  # fmt: skip
+
+
 MIRRORS: tuple[type[ctypes.Structure], ...] = (
-    NativeBatch, NativeLinear, NativeLayer, NativeModel, NativeEncoderProduct, NativeEncoderLayer, NativeEncoder
+    NativeBatch, NativeLinear, NativeLayer, NativeModel, NativeEncoderProduct, NativeEncoderLayer, NativeEncoder,
+    NativeDraw,
 )  # fmt: skip
 """In the order in which `tenfold_sizes` gives what they take."""
 
@@ -110,6 +120,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
     batch, model = ctypes.POINTER(NativeBatch), ctypes.POINTER(NativeModel)
     signatures: dict[str, tuple[list[Any], Any]] = {
+        "tenfold_set_threads": ([integer], None),
         "tenfold_page_bytes": ([integer, integer], long),
         "tenfold_plan": ([batch], pointer),
         "tenfold_plan_free": ([pointer], None),
@@ -130,6 +141,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_forward": ([integer, model, batch, *[pointer] * 3], None),
         "tenfold_encode": ([ctypes.POINTER(NativeEncoder), pointer, pointer, integer, pointer], None),
         "tenfold_peak": ([integer], ctypes.c_double),
+        "tenfold_sample": ([pointer, integer, integer, ctypes.POINTER(NativeDraw), pointer], None),
+        "tenfold_logprobs": ([pointer, integer, integer, pointer, integer, *[pointer] * 3], None),
     }
     for name, (arguments, result) in signatures.items():
         function = getattr(library, name)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.cpp"))
 HEADERS = sorted(HERE.glob("*.h"))
-FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
+FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-std=c++20"]
 
 
 BUILD_SECONDS = 300
@@ -59,7 +59,6 @@ def load_cpu_kernels(cache_dir: Path) -> ctypes.CDLL:
     """Return the kernel library, building it where the cache has none for this source and processor.
 
     Where the cache cannot be written, or nothing in it can be run, a private temporary folder takes its place.
-    torch must be imported before, so that both share its OpenMP threads.
 
     Raises:
         KernelsUnavailableError: no compiler, the build failed, or no folder is left to run it from.

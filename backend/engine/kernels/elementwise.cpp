@@ -1,6 +1,9 @@
 // The models' element-wise steps: RMS norm with the residual sum, the head norms of Qwen3, SwiGLU.
 #include "kernels.h"
+#include "team.h"
 #include "vector.h"
+
+#include <algorithm>
 
 using namespace tenfold;
 
@@ -9,8 +12,7 @@ namespace {
 // residual += delta (when given); out = rms_norm(residual) * weight.
 template <typename T>
 void add_rms_norm(float* residual, const T* delta, const float* weight, T* out, int tokens, int width, float eps) {
-#pragma omp parallel for schedule(static) if (tokens * width > 8192)
-  for (int t = 0; t < tokens; t++) {
+  for_each(tokens, std::max(1, 8192 / width), [&](int t) {
     float* x = residual + (int64_t)t * width;
     f16v squares = {};
     for (int i = 0; i < width; i += 16) {
@@ -20,13 +22,12 @@ void add_rms_norm(float* residual, const T* delta, const float* weight, T* out, 
     }
     const float scale = 1.0f / std::sqrt(sum(squares) / width + eps);
     for (int i = 0; i < width; i += 16) store(out + (int64_t)t * width + i, load(x + i) * scale * load(weight + i));
-  }
+  });
 }
 
 template <typename T>
 void silu_mul(const T* gate_up, T* out, int tokens, int width) {
-#pragma omp parallel for schedule(static) if (tokens * width > 8192)
-  for (int t = 0; t < tokens; t++) {
+  for_each(tokens, std::max(1, 16384 / width), [&](int t) {
     const T* g = gate_up + (int64_t)t * 2 * width;
     for (int i = 0; i < width; i += 16) {
       const f16v x = load(g + i), u = load(g + width + i);
@@ -34,15 +35,14 @@ void silu_mul(const T* gate_up, T* out, int tokens, int width) {
       const f16v sigmoid = select(x < 0.0f, e, splat(1.0f)) / (1.0f + e);
       store(out + (int64_t)t * width + i, x * sigmoid * u);
     }
-  }
+  });
 }
 
 // RMS norm of every query and key head in place; the value heads behind them stay as they are.
 template <typename T>
 void norm_heads(T* qkv, const float* query_norm, const float* key_norm, int tokens, int heads, int kv_heads, int D,
                 float eps) {
-#pragma omp parallel for schedule(static) if (tokens > 4)
-  for (int t = 0; t < tokens; t++)
+  for_each(tokens, 4, [&](int t) {
     for (int h = 0; h < heads + kv_heads; h++) {
       T* x = qkv + ((int64_t)t * (heads + 2 * kv_heads) + h) * D;
       const float* weight = h < heads ? query_norm : key_norm;
@@ -51,6 +51,7 @@ void norm_heads(T* qkv, const float* query_norm, const float* key_norm, int toke
       const float scale = 1.0f / std::sqrt(sum(squares) / D + eps);
       for (int i = 0; i < D; i += 16) store(x + i, load(x + i) * scale * load(weight + i));
     }
+  });
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 // between them is float32, but for queries, keys, values and the inner rows, which are bf16 where products take them so.
 #include "kernels.h"
 #include "encoder_attention.h"
+#include "team.h"
 
-#include <atomic>
 #include <memory>
 
 using namespace tenfold;
@@ -87,13 +87,9 @@ void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch&
 
 extern "C" void tenfold_encode(const tenfold_encoder* model, const int32_t* ids, const int32_t* starts, int texts,
                                float* out) {
-  std::atomic<int> next{0};
-#pragma omp parallel
-  {
+  Team::run_once(texts, [&](int i) {
     static thread_local std::unique_ptr<Scratch> kept;
     if (!kept) kept = std::make_unique<Scratch>();
-    Scratch& scratch = *kept;
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < texts;)
-      encode(*model, ids + starts[i], starts[i + 1] - starts[i], out + (int64_t)i * model->hidden, scratch);
-  }
+    encode(*model, ids + starts[i], starts[i + 1] - starts[i], out + (int64_t)i * model->hidden, *kept);
+  });
 }

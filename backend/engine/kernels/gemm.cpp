@@ -2,12 +2,12 @@
 // Rows of the 8-bit product are quantized here, each (a token) by itself.
 #include "kernels.h"
 #include "gemm.h"
+#include "parts.h"
+#include "team.h"
 
-#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <vector>
-
-#include <omp.h>
 
 using namespace tenfold;
 
@@ -36,45 +36,40 @@ struct Out {
   }
 };
 
-// Shares (row block, panel) tasks out: every thread works through a run of its own, in order, so that it knows which
-// panel comes next; who is done takes from the others, so that a thread that was held up costs only its own task.
-class Shares {
- public:
-  Shares(int m, int panels) : m_(m), panels_(panels), total_((m + BLOCK - 1) / BLOCK * panels) {}
-  // `work(first row, rows, panel, next panel)`, by every thread of a team.
-  template <typename Work> void run(Work work) {
-    const int team = std::min(omp_get_num_threads(), MOST), me = omp_get_thread_num();
-    for (int turn = 0; turn < team; turn++) {
-      const int whose = (me + turn) % team;
-      const int begin = (int64_t)total_ * whose / team, end = (int64_t)total_ * (whose + 1) / team;
-      for (int i; (i = begin + taken_[whose].count.fetch_add(1, std::memory_order_relaxed)) < end;) {
-        const int first = i / panels_ * BLOCK;
-        work(first, std::min(BLOCK, m_ - first), i % panels_, (i + 1 < end ? i + 1 : i) % panels_);
-      }
-    }
-  }
-
- private:
-  static constexpr int MOST = 64;
-  struct alignas(64) Taken { std::atomic<int> count{0}; };
-  int m_, panels_, total_;
-  Taken taken_[MOST];
-};
-
 // Room that a thread keeps between calls.
 template <typename T> T* room(size_t count) {
   static thread_local std::vector<T> held;
-  if (held.size() < count) held.resize(count);
+  if (held.size() < count) {
+    Team::settle();
+    held.resize(count);
+  }
   return held.data();
+}
+
+// A product in (row block, panel) pieces: `work(first row, rows, panel, next panel, put)`, where `put(row of the block,
+// half of the panel, 16 numbers)` takes its results.
+template <typename Work> void in_pieces(int m, Out out, Work work) {
+  struct alignas(64) Results { float rows[BLOCK][PANEL]; };
+  static thread_local Results results;
+  const int panels = (out.columns + PANEL - 1) / PANEL;
+  Team::run((m + BLOCK - 1) / BLOCK * panels, [=](int piece, int next) {
+    Results& mine = results;
+    const int first = piece / panels * BLOCK;
+    work(first, std::min(BLOCK, m - first), piece % panels, next % panels,
+         [&](int row, int half, f16v v) { store(mine.rows[row] + half * 16, v); });
+  }, [=](int piece) {
+    const int first = piece / panels * BLOCK, column = piece % panels * PANEL;
+    for (int r = 0; r < std::min(BLOCK, m - first); r++)
+      for (int c = 0; c < PANEL; c += 16) out.put(first + r, column + c, load(results.rows[r] + c));
+  });
 }
 
 // Does something with each row: by the team where there is enough of it.
 template <typename Row> void each_row(int rows, int k, Row row) {
-#pragma omp parallel for schedule(static) if ((int64_t)rows * k > 16384)
-  for (int r = 0; r < rows; r++) row(r);
+  for_each(rows, std::max(1, 16384 / k), row);
 }
 
-template <typename T> void multiply_wide(const tenfold_linear& w, const T* x, const Out& out, int m) {
+template <typename T> void multiply_wide(tenfold_linear w, const T* x, Out out, int m) {
   const Wide* a;
   if constexpr (std::is_same<T, float>::value == std::is_same<Wide, float>::value) {
     a = (const Wide*)x;
@@ -93,19 +88,17 @@ template <typename T> void multiply_wide(const tenfold_linear& w, const T* x, co
   }
   const uint16_t* packed = (const uint16_t*)w.packed;
   const int64_t size = (int64_t)PANEL * w.k;
-  Shares shares(m, (w.n + PANEL - 1) / PANEL);
-#pragma omp parallel
-  shares.run([&](int first, int count, int p, int next) {
+  in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
     in_tiles(count, [&](auto rows, int at) {
       constexpr int MR = decltype(rows)::value;
       const int64_t row = first + at;
       tile_wide<MR>(a + row * w.k, w.k, packed + p * size, w.k, share(packed + next * size, size * 2, at, MR, count, w.k / 2),
-                    [&](int r, int half, f16v v) { out.put(row + r, p * PANEL + half * 16, v); });
+                    [&](int r, int half, f16v v) { put(at + r, half, v); });
     });
   });
 }
 
-template <typename T> void multiply_bytes(const tenfold_linear& w, const T* x, const Out& out, int m) {
+template <typename T> void multiply_bytes(tenfold_linear w, const T* x, Out out, int m) {
   Byte* q = room<Byte>((size_t)m * w.k);
   float* scales = room<float>(m);
   each_row(m, w.k, [&](int r) {
@@ -114,9 +107,7 @@ template <typename T> void multiply_bytes(const tenfold_linear& w, const T* x, c
   });
   const int8_t* packed = (const int8_t*)w.packed;
   const int64_t size = (int64_t)PANEL * w.k;
-  Shares shares(m, (w.n + PANEL - 1) / PANEL);
-#pragma omp parallel
-  shares.run([&](int first, int count, int p, int next) {
+  in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
     in_tiles(count, [&](auto rows, int at) {
       constexpr int MR = decltype(rows)::value;
       const int64_t row = first + at;
@@ -124,13 +115,19 @@ template <typename T> void multiply_bytes(const tenfold_linear& w, const T* x, c
                      [&](int r, int half, i16v v) {
         const int column = p * PANEL + half * 16;
         const f16v exact = to_floats(without_zero(v, w.sums + column, 128));
-        out.put(row + r, column, exact * load(w.scales + column) * scales[row + r]);
+        put(at + r, half, exact * load(w.scales + column) * scales[row + r]);
       });
     });
   });
 }
 
 }  // namespace
+
+void tenfold::multiply(const tenfold_linear& w, int is_bf16, const void* x, void* out, int out_is_float, int rows) {
+  const Out to{out, out_is_float, w.n, w.bias};
+  auto with = [&](auto* x) { if (w.bits == 8) multiply_bytes(w, x, to, rows); else multiply_wide(w, x, to, rows); };
+  if (is_bf16) with((const bf16*)x); else with((const float*)x);
+}
 
 extern "C" {
 
@@ -140,21 +137,20 @@ int tenfold_rows_are_bf16() { return std::is_same<Wide, uint16_t>::value; }
 // weight: float32 [n][k], row major. k must be a multiple of 4.
 void tenfold_pack_bf16(const float* weight, int n, int k, uint16_t* packed) {
   const int panels = (n + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(static)
-  for (int p = 0; p < panels; p++)
+  for_each(panels, 1, [&](int p) {
     for (int i = 0; i < k; i += 2)
       for (int c = 0; c < PANEL; c++)
         for (int j = 0; j < 2; j++) {
           const int column = p * PANEL + c;
           packed[((int64_t)p * k + i) * PANEL + c * 2 + j] = column < n ? narrow(weight[(int64_t)column * k + i + j]) : 0;
         }
+  });
 }
 
 // Also gives each column's scale and 128 x the sum of its 8-bit weights, both padded to whole panels.
 void tenfold_pack_int8(const float* weight, int n, int k, int8_t* packed, float* scales, int32_t* sums) {
   const int panels = (n + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(static)
-  for (int p = 0; p < panels; p++)
+  for_each(panels, 1, [&](int p) {
     for (int c = 0; c < PANEL; c++) {
       const int column = p * PANEL + c;
       float top = 1e-8f;
@@ -169,19 +165,17 @@ void tenfold_pack_int8(const float* weight, int n, int k, int8_t* packed, float*
       scales[column] = top / 127.0f;
       sums[column] = 128 * sum;
     }
+  });
 }
 
 void tenfold_multiply(const tenfold_linear* w, int is_bf16, const void* x, void* out, int out_is_float, int rows) {
-  const Out to{out, out_is_float, w->n, w->bias};
-  auto with = [&](auto* x) { if (w->bits == 8) multiply_bytes(*w, x, to, rows); else multiply_wide(*w, x, to, rows); };
-  if (is_bf16) with((const bf16*)x); else with((const float*)x);
+  multiply(*w, is_bf16, x, out, out_is_float, rows);
+  Team::settle();
 }
 
-// Operations per second of a step of the products alone, on every core: what they can reach at most. bits: 16 or 8.
+// Operations per second of a step of the products alone, by the whole team: what they can reach at most. bits: 16 or 8.
 double tenfold_peak(int bits) {
   constexpr int64_t ROUNDS = 4'000'000;
-  int threads = 1;
-  double seconds = 0;
   auto spin = [&](auto dot) {
     typedef decltype(dot) Dot;
     char w[64];
@@ -190,25 +184,15 @@ double tenfold_peak(int bits) {
     const auto part = Dot::part(w, 0);
     const auto x = Dot::spread(row, 0);
     typename Dot::Sum s[8] = {};  // eight chains hide the instructions' latency
-    for (int64_t r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) s[i] = Dot::add(s[i], x, part);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) asm volatile("" : "+x"(s[i]));
-    }
+    for (int64_t r = 0; r < ROUNDS; r++) each<8>([&](auto i) TENFOLD_INLINE { s[i] = Dot::add(s[i], x, part); });
+    each<8>([&](auto i) TENFOLD_INLINE { s[i] = moved(s[i]); });
   };
-#pragma omp parallel
-  {
-#pragma omp single
-    threads = omp_get_num_threads();
-    const double started = omp_get_wtime();
-    if (bits == 8) spin(ByteDot{}); else spin(WideDot{});
-    const double took = omp_get_wtime() - started;
-#pragma omp critical
-    seconds = std::max(seconds, took);
-  }
-  auto each = [](auto dot) { return 2.0 * decltype(dot)::LANES * decltype(dot)::PER_STEP / decltype(dot)::PARTS; };
-  return (double)ROUNDS * 8 * threads * (bits == 8 ? each(ByteDot{}) : each(WideDot{})) / seconds;
+  const int threads = Team::size();
+  const auto began = std::chrono::steady_clock::now();
+  Team::run_once(threads, [&](int) { if (bits == 8) spin(ByteDot{}); else spin(WideDot{}); });
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  auto each_add = [](auto dot) { return 2.0 * decltype(dot)::LANES * decltype(dot)::PER_STEP / decltype(dot)::PARTS; };
+  return (double)ROUNDS * 8 * threads * (bits == 8 ? each_add(ByteDot{}) : each_add(WideDot{})) / seconds;
 }
 
 }  // extern "C"

@@ -5,6 +5,9 @@
 
 extern "C" {
 
+// ---- the threads that share the work (team.cpp): as many as this process may use, or OMP_NUM_THREADS says, unless set
+void tenfold_set_threads(int threads);
+
 // ---- element-wise (elementwise.cpp)
 void tenfold_add_rms_norm(int is_bf16, float* residual, const void* delta, const float* weight, void* out, int tokens,
                           int width, float eps);
@@ -99,6 +102,18 @@ struct tenfold_encoder {
 };
 // `ids` of all texts, text i at [starts[i], starts[i + 1]). out: [texts][hidden], each of length 1.
 void tenfold_encode(const tenfold_encoder* model, const int32_t* ids, const int32_t* starts, int texts, float* out);
+
+// ---- the next token of each row of float32 logits [rows][vocab] (sample.cpp)
+struct tenfold_draw {
+  double uniform;           // in [0, 1): where in the distribution
+  float temperature;        // 0 is greedy, and the rest is not looked at
+  float top_p, min_p;       // 1 and 0 leave everything
+  int32_t top_k;            // 0 leaves everything
+};
+void tenfold_sample(const float* logits, int rows, int vocab, const tenfold_draw* draws, int64_t* tokens);
+// Log probabilities of a row's chosen token, and its `count` (at most vocab) likeliest with theirs: [rows][count].
+void tenfold_logprobs(const float* logits, int rows, int vocab, const int64_t* chosen, int count, float* of_chosen,
+                      int64_t* tokens, float* values);
 
 // ---- sizes.cpp: bytes of each struct above, in their order, so that whoever mirrors them can compare
 void tenfold_sizes(int64_t* out);

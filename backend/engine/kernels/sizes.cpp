@@ -4,7 +4,7 @@
 void tenfold_sizes(int64_t* out) {
   const int64_t sizes[] = {
     sizeof(tenfold_batch), sizeof(tenfold_linear), sizeof(tenfold_layer), sizeof(tenfold_model),
-    sizeof(tenfold_encoder_product), sizeof(tenfold_encoder_layer), sizeof(tenfold_encoder),
+    sizeof(tenfold_encoder_product), sizeof(tenfold_encoder_layer), sizeof(tenfold_encoder), sizeof(tenfold_draw),
   };
   for (const int64_t size : sizes) *out++ = size;
 }

@@ -1,6 +1,7 @@
 // Everything that writes pages of the KV cache, and what is read out of them again but by attention.
 #include "kernels.h"
 #include "pages.h"
+#include "team.h"
 
 using namespace tenfold;
 
@@ -33,8 +34,7 @@ void rope_and_write(const tenfold_batch& b, const Q* qkv, const float* cosine, c
     for (int d = 0; d < half; d++) to[d] = x[d] * c[d] - x[d + half] * s[d];
     for (int d = 0; d < half; d++) to[d + half] = x[d + half] * c[d] + x[d] * s[d];
   };
-#pragma omp parallel for schedule(static) if (b.tokens > 2)
-  for (int t = 0; t < b.tokens; t++) {
+  for_each(b.tokens, 16, [&](int t) {
     alignas(64) float x[512];
     const Q* row = qkv + (int64_t)t * width;
     const int64_t block = b.slots[t] / PAGE;
@@ -50,23 +50,22 @@ void rope_and_write(const tenfold_batch& b, const Q* qkv, const float* cosine, c
       turn(row + h * D, b.positions[t], x);
       for (int d = 0; d < D; d += 16) store(query + ((int64_t)t * b.heads + h) * D + d, load(x + d));
     }
-  }
+  });
   if (!summaries) return;
   // Pages that are full once this step is over and that it wrote into. A sequence's tokens come in order.
-#pragma omp parallel for schedule(dynamic)
-  for (int s = 0; s < b.sequences; s++)
+  for_each(b.sequences, 2, [&](int s) {
     for (int t = b.query_starts[s]; t < b.query_starts[s + 1]; t++) {
       const int64_t page = b.positions[t] / PAGE;
       const bool again = t + 1 < b.query_starts[s + 1] && b.positions[t + 1] / PAGE == page;
       if (again || (page + 1) * PAGE > b.context_lens[s]) continue;
       for (int h = 0; h < b.kv_heads; h++) summarize<T>(pages, summaries, b.slots[t] / PAGE * b.kv_heads + h, D);
     }
+  });
 }
 
 template <typename T>
 void read_tokens(const char* pages, const int64_t* slots, int count, int kv_heads, int D, float* keys, float* values) {
-#pragma omp parallel for schedule(static)
-  for (int i = 0; i < count; i++)
+  for_each(count, 8, [&](int i) {
     for (int h = 0; h < kv_heads; h++) {
       const char* page = pages + (slots[i] / PAGE * kv_heads + h) * page_bytes<T>(D);
       const int64_t to = ((int64_t)i * kv_heads + h) * D;
@@ -75,14 +74,14 @@ void read_tokens(const char* pages, const int64_t* slots, int count, int kv_head
         values[to + d] = value_value<T>(page, d, (int)(slots[i] % PAGE), D);
       }
     }
+  });
 }
 
 template <typename T>
 void write_tokens(char* pages, const int64_t* slots, int count, int kv_heads, int D,
                   const float* keys, const float* values, const float* cosine, const float* sine) {
   const int half = D / 2;
-#pragma omp parallel for schedule(static)
-  for (int h = 0; h < kv_heads; h++)
+  for_each(kv_heads, 1, [&](int h) {
     for (int i = 0; i < count; i++) {
       alignas(64) float x[512];
       const int t = (int)(slots[i] % PAGE);
@@ -98,13 +97,14 @@ void write_tokens(char* pages, const int64_t* slots, int count, int kv_heads, in
       put_key(page, x, t, D);
       put_value(page, values + ((int64_t)i * kv_heads + h) * D, t, D);
     }
+  });
 }
 
 template <typename T>
 void summarize_blocks(const char* pages, uint16_t* summaries, const int32_t* blocks, int count, int kv_heads, int D) {
-#pragma omp parallel for schedule(static)
-  for (int i = 0; i < count; i++)
+  for_each(count, 2, [&](int i) {
     for (int h = 0; h < kv_heads; h++) summarize<T>(pages, summaries, (int64_t)blocks[i] * kv_heads + h, D);
+  });
 }
 
 }  // namespace

@@ -12,8 +12,10 @@ from backend.engine.bench.workloads import (
     long,
     memory,
     mixed,
+    neighbour,
     passages,
     prefix,
+    sampling,
     speculation,
     sweep,
     transformers,
@@ -31,5 +33,7 @@ WORKLOADS: dict[str, Callable[[Sitting], None]] = {
     "chunks": passages.run,
     "embedding": embedding.run,
     "memory": memory.run,
+    "sampling": sampling.run,
+    "neighbour": neighbour.run,
 }
 """By the name that the command line takes."""
