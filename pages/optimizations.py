@@ -52,7 +52,7 @@ def status(runtime: Runtime) -> None:
         if loading and latest.loading is None and latest.switches == runtime.engine.switches:
             st.rerun()
         info = runtime.engine.info
-        where = f" on {info.device} · {info.attention}" if info else ""
+        where = f" on {info.device} · products: {info.products} · attention: {info.attention}" if info else ""
         st.markdown(f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}**{where}")
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",

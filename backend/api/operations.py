@@ -76,6 +76,7 @@ class Health(BaseModel):
     variant: str | None = None
     device: str | None = None
     attention: str | None = None
+    products: str | None = None
     uptime_seconds: float | None = None
     queue: Queue | None = None
     stats: dict[str, int | float | str] | None = None
@@ -166,7 +167,7 @@ def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
     health.last_turn_seconds = round(engine.silence, 1)
     if engine.info is not None:
         health.variant, health.device = engine.info.variant, engine.info.device
-        health.attention = engine.info.attention
+        health.attention, health.products = engine.info.attention, engine.info.products
     if stats is not None:
         health.uptime_seconds = round(stats.uptime, 1)
         health.queue = Queue.model_validate(stats, from_attributes=True)

@@ -12,16 +12,26 @@ from backend.engine.attention.cpu import KernelAttention
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import EngineInfo
 from backend.engine.quantization.factory import resolve_variant
+from backend.engine.quantization.kernel import KernelLinear, way
 from backend.engine.switches import Needs, Switches
 
 if TYPE_CHECKING:
+    import ctypes
+
     from backend.engine.embedding.serving import EmbeddingServing
+    from backend.engine.model.decoder import Decoder
     from backend.engine.serving.installed import Serving
 
 
 def _processor() -> str:
     threads = torch.get_num_threads()
     return f"cpu ({threads} thread{'' if threads == 1 else 's'})"
+
+
+def _products(decoder: Decoder, kernels: ctypes.CDLL | None) -> str:
+    """What multiplies by the weights."""
+    own = [type(linear) is KernelLinear for linear in decoder.layers[0].linears().values()]
+    return f"our own, {way(kernels)}" if kernels is not None and all(own) else "torch"
 
 
 def engine_info(
@@ -41,6 +51,7 @@ def engine_info(
         device=torch.cuda.get_device_name() if cuda else _processor(),
         device_type=device.type,
         attention=serving.attention.name,
+        products=_products(decoder, serving.kernels),
         notices=(*notices, *decoder.notices),
         ineffective=ineffective(
             device.type,

@@ -121,6 +121,7 @@ class EngineInfo:
         max_model_len: most tokens of prompt and answer together.
         variant: how the weights are held.
         attention: the attention backend in use.
+        products: what multiplies by the weights: our own kernels' instructions, or torch.
         notices: what a person should know about how it runs here.
         kv_blocks: pages of the KV cache, of `block_size` tokens each.
         load_seconds: how long loading took.
@@ -141,6 +142,7 @@ class EngineInfo:
     device: str
     device_type: str
     attention: str
+    products: str
     notices: tuple[str, ...]
     kv_blocks: int
     block_size: int

@@ -19,6 +19,7 @@ from backend.engine.model.decoder import Decoder
 from backend.engine.model.layer import LINEARS, make_layer
 from backend.engine.model.weights import tensors
 from backend.engine.quantization.factory import linear_factory, resolve_variant
+from backend.engine.quantization.kernel import is_fast, way
 from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 from backend.engine.switches import Switches
@@ -56,9 +57,14 @@ def test_eight_bits_on_a_gpu_are_called_what_they_are() -> None:
 def test_an_engine_says_which_switches_do_nothing_where_it_runs(
     make_engine: Any, tiny: Path, cache_dir: Path
 ) -> None:
-    portable = make_engine(Switches(quantization="fp32"), folder=tiny, use_kernels=False).core.info().ineffective
+    without = make_engine(Switches(quantization="fp32"), folder=tiny, use_kernels=False).core.info()
+    portable = without.ineffective
+    assert without.products == "torch"
     assert {"sparse_attention", "kv_cache", "shared_prefix_attention", "cuda_graphs"} <= portable.keys()
     assert "chunk_reuse" not in portable
+    low = make_engine(Switches(quantization="int8"), folder=tiny).core.info()
+    library = load_cpu_kernels(cache_dir)
+    assert low.products == (f"our own, {way(library)}" if is_fast(library) else "torch")
     kernels = make_engine(Switches(quantization="fp32"), folder=tiny).core.info().ineffective
     assert "cuda_graphs" in kernels and "sparse_attention" not in kernels
     assert ("quantization" in kernels) is (resolve_variant("bf16", CPU, load_cpu_kernels(cache_dir)) == "fp32")
