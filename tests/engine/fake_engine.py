@@ -44,8 +44,9 @@ DIMENSION = 384
 
 INFO = EngineInfo(
     model_folder="", fingerprint="f", family="fake", vocab=1000, eos_ids=(0,), max_model_len=4096, variant="bf16",
-    device="fake", device_type="cpu", attention="pages", products="none", notices=(), kv_blocks=64, block_size=16, load_seconds=0.0,
-    embedding_folder="", embedding_fingerprint="e", embedding_dimension=DIMENSION, embedding_max_tokens=512, pid=0,
+    device="fake", device_type="cpu", attention="pages", products="none", notices=(), kv_blocks=64,
+    block_size=16, load_seconds=0.0, embedding_folder="", embedding_fingerprint="e", embedding_dimension=DIMENSION,
+    embedding_max_tokens=512, pid=0,
 )  # fmt: skip
 
 
