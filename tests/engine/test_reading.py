@@ -56,7 +56,7 @@ def test_alone_batched_chunked_and_shared_are_the_same_to_the_token(
         pytest.skip("bf16 is held as fp32 here: it would be fp32 once more")
     cache = request.getfixturevalue("sensitivity_known") if quantization == "mixed" else cache_dir
     start = [t for p in prompts for t in p] * 6  # longer than a segment of pages
-    count = int(os.environ.get("TENFOLD_PROMPTS", "4"))
+    count = int(os.environ.get("TENFOLD_PROMPTS", "3"))
     batch = [start[: 300 + 5 * (i % 3)] + prompts[i % 8] + [i + 5] for i in range(count)]
     base = Switches(quantization=quantization, speculation="off")
     off = {"shared_prefix_attention": False, "prefix_cache": False}

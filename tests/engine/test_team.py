@@ -14,8 +14,8 @@ from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.memory import Arena
 from backend.engine.quantization.kernel import KernelLinear
 
-CROWD = 12
-ROUNDS = 400
+CROWD = 8
+ROUNDS = 120
 
 
 @pytest.fixture

@@ -104,8 +104,10 @@ def check_sizes(library: ctypes.CDLL, mirrors: Sequence[type[ctypes.Structure]])
     Raises:
         KernelsUnavailableError: names those that differ; calls through them would read and write astray.
     """
-    sizes = (ctypes.c_int64 * len(MIRRORS))()
-    library.tenfold_sizes(sizes)
+    sizes = (ctypes.c_int64 * len(mirrors))()
+    count = library.tenfold_sizes(sizes, len(mirrors))
+    if count != len(mirrors):
+        raise KernelsUnavailableError(f"the library has {count} structs and its description {len(mirrors)}")
     wrong = [
         f"{mirror.__name__} ({ctypes.sizeof(mirror)} bytes instead of {size})"
         for mirror, size in zip(mirrors, sizes, strict=True)
@@ -116,7 +118,11 @@ def check_sizes(library: ctypes.CDLL, mirrors: Sequence[type[ctypes.Structure]])
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give the library's functions their signatures; returns it."""
+    """Give the library's functions their signatures; returns it.
+
+    Raises:
+        KernelsUnavailableError: names a function that the library lacks.
+    """
     pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
     batch, model = ctypes.POINTER(NativeBatch), ctypes.POINTER(NativeModel)
     signatures: dict[str, tuple[list[Any], Any]] = {
@@ -145,6 +151,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tenfold_logprobs": ([pointer, integer, integer, pointer, integer, *[pointer] * 3], None),
     }
     for name, (arguments, result) in signatures.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise KernelsUnavailableError(f"the library lacks {name}")
         function.argtypes, function.restype = arguments, result
     return library

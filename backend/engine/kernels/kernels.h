@@ -116,6 +116,6 @@ void tenfold_logprobs(const float* logits, int rows, int vocab, const int64_t* c
                       int64_t* tokens, float* values);
 
 // ---- sizes.cpp: bytes of each struct above, in their order, so that whoever mirrors them can compare
-void tenfold_sizes(int64_t* out);
+int tenfold_sizes(int64_t* out, int room);  // gives how many there are; `room` of them are told
 
 }  // extern "C"
