@@ -133,9 +133,15 @@ def _logprobs(
     logits: torch.Tensor, seqs: list[Sequence], tokens: list[int], kernels: ctypes.CDLL | None
 ) -> list[Logprob | None]:
     out: list[Logprob | None] = [None] * len(seqs)
+    asking: dict[int, list[int]] = {}  # rows by how many alternatives they report
     for i, seq in enumerate(seqs):
         if seq.sampling.logprobs is not None:
-            (out[i],) = _report(logits[i : i + 1], tokens[i : i + 1], seq.sampling.logprobs, kernels)
+            asking.setdefault(seq.sampling.logprobs, []).append(i)
+    for alternatives, rows in asking.items():
+        own = logits if len(rows) == len(seqs) else logits[rows]
+        reported = _report(own, [tokens[i] for i in rows], alternatives, kernels)
+        for i, logprob in zip(rows, reported, strict=True):
+            out[i] = logprob
     return out
 
 

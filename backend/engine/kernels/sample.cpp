@@ -12,8 +12,10 @@ using namespace tenfold;
 namespace {
 
 constexpr int BLOCK = 1024;             // numbers whose sum is taken as one: what an inverse looks through
+constexpr int GROUP = 64;               // numbers that are passed over together where none is likely enough
+constexpr size_t FEW = 24;              // candidates that are sorted
 constexpr float FIRST = 1.0f / 1024;    // weights, of the likeliest's, above which candidates are looked for at first
-constexpr float LOWER = 1.0f / 32;      // by how much less where those are too few
+constexpr float LOWER = 1.0f / 8;       // by how much less where those are too few
 
 struct Candidate { float weight; int token; };
 inline bool likelier(const Candidate& a, const Candidate& b) {
@@ -92,13 +94,51 @@ struct Weights {
   double collect(float least, int vocab) {
     candidates.clear();
     double mass = 0;
-    for (int i = 0; i < vocab; i += 16) {
-      const f16v w = load(&of[i]);
-      if (largest(w) < least) continue;
-      for (int k = i; k < std::min(i + 16, vocab); k++)
+    for (int from = 0; from < vocab; from += GROUP) {
+      const int end = std::min(from + GROUP, (int)of.size());
+      f16v top = load(&of[from]);
+      for (int i = from + 16; i < end; i += 16) top = larger(load(&of[i]), top);
+      if (largest(top) < least) continue;
+      for (int k = from; k < std::min(end, vocab); k++)
         if (of[k] >= least && of[k] > 0) { candidates.push_back({of[k], k}); mass += of[k]; }
     }
     return mass;
+  }
+
+  struct Reached { size_t place; double before; };
+
+  // The candidate, of the first `count` in the order of likelihood, at which their sum reaches `target` (or, `beyond`,
+  // exceeds it): its place, and the sum before it. Those before it in memory are then the likelier ones. By partition,
+  // not by sorting: a flat distribution has thousands.
+  Reached reach(double target, size_t count, bool beyond) {
+    size_t low = 0, high = count;
+    double before = 0;
+    auto short_of = [&](double mass) { return beyond ? mass <= target : mass < target; };
+    while (high - low > FEW) {
+      const Candidate a = candidates[low], b = candidates[low + (high - low) / 2], c = candidates[high - 1];
+      const Candidate pivot = likelier(a, b) ? (likelier(b, c) ? b : likelier(a, c) ? c : a)
+                                             : (likelier(a, c) ? a : likelier(b, c) ? c : b);
+      const auto split = std::partition(candidates.begin() + low, candidates.begin() + high,
+                                        [&](const Candidate& x) { return likelier(x, pivot); });
+      const size_t middle = split - candidates.begin();
+      double mass = before;
+      for (size_t i = low; i < middle; i++) mass += candidates[i].weight;
+      if (middle > low && !short_of(mass)) { high = middle; continue; }
+      before = mass;
+      if (middle == low) {  // the pivot is the likeliest: it alone, in its place
+        std::iter_swap(split, std::find_if(split, candidates.begin() + high, [&](const Candidate& x) {
+          return x.token == pivot.token;
+        }));
+        if (!short_of(before + pivot.weight)) return {low, before};
+        before += pivot.weight;
+        low++;
+      } else {
+        low = middle;
+      }
+    }
+    std::sort(candidates.begin() + low, candidates.begin() + high, likelier);
+    for (; low + 1 < high && short_of(before + candidates[low].weight); low++) before += candidates[low].weight;
+    return {low, before};
   }
 
   // Among the likeliest: `top_k` of them (0: any number), of which those before a share of `top_p`.
@@ -113,17 +153,12 @@ struct Weights {
       std::nth_element(candidates.begin(), candidates.begin() + top_k - 1, candidates.end(), likelier);
       candidates.resize(top_k);
     }
-    std::sort(candidates.begin(), candidates.end(), likelier);
+    if (candidates.empty()) return at(uniform * total, vocab);
     double mass = total;
     if (top_k) { mass = 0; for (const Candidate& c : candidates) mass += c.weight; }
-    double before = 0;
-    size_t kept = 0;
-    for (; kept < candidates.size() && (before < top_p * mass || kept == 0); kept++) before += candidates[kept].weight;
-    if (!kept) return at(uniform * total, vocab);
-    const double target = uniform * before;
-    double reached = 0;
-    for (size_t i = 0; i < kept; i++) if ((reached += candidates[i].weight) > target) return candidates[i].token;
-    return candidates[kept - 1].token;
+    const Reached edge = reach(top_p * mass, candidates.size(), false);
+    const double kept = edge.before + candidates[edge.place].weight;
+    return candidates[reach(uniform * kept, edge.place + 1, true).place].token;
   }
 };
 
@@ -152,11 +187,16 @@ void tenfold_logprobs(const float* logits, int rows, int vocab, const int64_t* c
     double total = 0;
     best.clear();
     float least = -INFINITY;  // of those kept, once there are enough
-    for (int i = 0; i < vocab; i += 16) {
-      const f16v x = read(row, i, vocab);
-      total += sum(weight_of(x, top, 1.0f));
-      if (!count || !(largest(x) > least)) continue;
-      for (int k = i; k < std::min(i + 16, vocab); k++) {
+    for (int from = 0; from < vocab; from += GROUP) {
+      f16v weights = {}, most = splat(-INFINITY);
+      for (int i = from; i < std::min(from + GROUP, vocab); i += 16) {
+        const f16v x = read(row, i, vocab);
+        weights += weight_of(x, top, 1.0f);
+        most = larger(x, most);
+      }
+      total += sum(weights);
+      if (!count || !(largest(most) > least || (int)best.size() < count)) continue;
+      for (int k = from; k < std::min(from + GROUP, vocab); k++) {
         if (!(row[k] > least) && (int)best.size() >= count) continue;
         const Candidate c{row[k], k};
         best.insert(std::upper_bound(best.begin(), best.end(), c, likelier), c);
