@@ -76,3 +76,14 @@ def test_a_row_is_the_same_alone_and_in_a_batch(products: ctypes.CDLL, shape: tu
     assert float((whole - wanted).norm() / wanted.norm()) < 0.003, "bf16 rows; in float32 they are 1e-7"
     for rows in ROWS:
         assert torch.equal(layer(x[:rows]), whole[:rows]), rows
+
+
+@pytest.mark.skipif(not X86, reason="names x86 processors")
+@pytest.mark.parametrize("processor", ["skylake-avx512", "icelake-server", "sapphirerapids"])
+def test_the_kernels_can_be_compiled_for_processors_that_are_not_here(processor: str) -> None:
+    assert COMPILER is not None, "the kernels were not built either"
+    flags = [flag for flag in FLAGS if not flag.startswith("-march")]
+    for source in ("gemm.cpp", "attention.cpp"):
+        command = [COMPILER, *flags, f"-march={processor}", "-fsyntax-only", str(HERE / source)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-2000:]

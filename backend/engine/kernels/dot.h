@@ -12,7 +12,7 @@
 #pragma once
 #include "vector.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#if defined(TENFOLD_512)
 #include "dot_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
 #include "dot_avx2.h"

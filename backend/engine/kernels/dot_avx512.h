@@ -6,52 +6,52 @@
 
 namespace tenfold {
 
-#ifdef __AVX512BF16__
+#ifdef TENFOLD_BF16
 constexpr const char* WAY = "AVX-512 VNNI and BF16";
-#define TENFOLD_BF16_ROWS 1
 #else
 constexpr const char* WAY = "AVX-512 VNNI";
 #endif
 
-// The dot instructions. As intrinsics, GCC copies the sums about and keeps some of them in memory.
-struct WideDot {
-  typedef __m512 Sum;
-  static constexpr int PER_STEP = 2, LANES = 16;
-#ifdef TENFOLD_BF16_ROWS
-  typedef uint16_t In;
-  static constexpr int PARTS = 1;
+// What a dot instruction takes whole: 4 bytes of each column, and the 4 bytes of a row that meet them.
+struct FourBytes {
+  static constexpr int PARTS = 1, LANES = 16;
   static __m512i part(const char* at, int) { return _mm512_loadu_si512(at); }
-  static __m512i spread(const uint16_t* at, int) {
-    int32_t pair;
-    std::memcpy(&pair, at, 4);
-    return _mm512_set1_epi32(pair);
+  static __m512i spread(const void* at, int) {
+    int32_t four;
+    std::memcpy(&four, at, 4);
+    return _mm512_set1_epi32(four);
   }
+};
+
+// The dot instructions. As intrinsics, GCC copies the sums about and keeps some of them in memory.
+#ifdef TENFOLD_BF16
+struct WideDot : FourBytes {
+  typedef __m512 Sum;
+  typedef uint16_t In;
+  static constexpr int PER_STEP = 2;
   static __m512 add(__m512 sum, __m512i x, __m512i w) {
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
   }
+};
 #else
+struct WideDot {
+  typedef __m512 Sum;
   typedef float In;
-  static constexpr int PARTS = 2;
+  static constexpr int PER_STEP = 2, PARTS = 2, LANES = 16;
   static __m512 part(const char* at, int which) {
     const __m512i w = _mm512_loadu_si512(at);
     return _mm512_castsi512_ps(which ? _mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(w, 16));
   }
   static __m512 spread(const float* at, int which) { return _mm512_set1_ps(at[which]); }
   static __m512 add(__m512 sum, __m512 x, __m512 w) { return _mm512_fmadd_ps(x, w, sum); }
-#endif
 };
+#endif
 
-struct ByteDot {
+struct ByteDot : FourBytes {
   typedef uint8_t In;  // unsigned, as the instruction wants them
   typedef __m512i Sum;
-  static constexpr int PER_STEP = 4, PARTS = 1, LANES = 16;
-  static __m512i part(const char* at, int) { return _mm512_loadu_si512(at); }
-  static __m512i spread(const uint8_t* at, int) {
-    int32_t four;
-    std::memcpy(&four, at, 4);
-    return _mm512_set1_epi32(four);
-  }
+  static constexpr int PER_STEP = 4;
   static __m512i add(__m512i sum, __m512i x, __m512i w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;

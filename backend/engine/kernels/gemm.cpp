@@ -15,7 +15,7 @@ namespace {
 
 constexpr int BLOCK = 96;     // rows that share a panel while it is in the cache nearest to the core
 
-// Where a product's results go: `type` float or bf16, `columns` of the whole product.
+// Where a product's results go: rows of `columns` numbers, the whole product's.
 struct Out {
   void* base; int is_float; int columns;
   const float* bias;

@@ -2,7 +2,7 @@
 #pragma once
 #include "vector.h"
 
-#ifdef __AVX512BF16__
+#ifdef TENFOLD_BF16
 #include <immintrin.h>
 #endif
 
@@ -12,7 +12,7 @@ namespace {  // each source its own: nothing but the C interface leaves the libr
 // Two products of bf16 pairs at once, where the processor has the instruction: half the work on bf16 pages. Queries are
 // bf16 already; the softmax's weights are rounded to it, as every fused attention in 16 bits does. The pair is spread
 // over the lanes by the instruction itself; left to choose, the compiler spreads them ahead and has no registers left.
-#ifdef __AVX512BF16__
+#ifdef TENFOLD_BF16
 constexpr bool HAS_DOT = true;
 inline f16v load_pairs(const bf16* at) { f16v v; std::memcpy(&v, at, 64); return v; }
 inline f16v add_dot(f16v acc, const uint32_t* pair, f16v pairs) {

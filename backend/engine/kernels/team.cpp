@@ -54,9 +54,10 @@ int threads_of_this_process() {
   return (int)std::thread::hardware_concurrency();
 }
 
-// A job's number in the upper half and pieces taken in the lower one: who comes late for a job takes none of the next.
+// Half of a job's number in the upper half and pieces taken in the lower one: who comes late for a job takes none of the
+// next.
 struct alignas(64) Taken { std::atomic<uint64_t> value{0}; };
-struct alignas(64) AtWork { std::atomic<uint32_t> job{0}; };  // a helper's job while it is at one, else 0
+struct alignas(64) AtWork { std::atomic<uint64_t> job{0}; };  // a helper's job while it is at one, else 0
 
 struct alignas(64) Kept { char bytes[Team::KEPT]; };            // what a job brought along, by number
 constexpr int RING = 1024;
@@ -73,36 +74,36 @@ struct Crew {
   std::atomic<void (*)(void*, int)> commit{nullptr};
   std::atomic<void*> with{nullptr};
   std::atomic<int> pieces{0}, runs{0};
-  std::atomic<std::atomic<uint32_t>*> committed{nullptr};  // by piece: the last job in which somebody committed it
+  std::atomic<std::atomic<uint64_t>*> committed{nullptr};  // by piece: the last job in which somebody committed it
   int room = 0;
   Kept kept[RING];
   Taken taken[MOST];
   AtWork at_work[MOST];
-  alignas(64) std::atomic<uint32_t> number{0};
+  alignas(64) std::atomic<uint64_t> number{0};  // of 64 bits, or a number would come again within days of full load
   alignas(64) std::atomic<int> done{0};
 
   // Whether this thread is the one that commits a piece; `before` is what stood there when it began.
-  static bool claim(std::atomic<uint32_t>& slot, uint32_t before, uint32_t job) {
+  static bool claim(std::atomic<uint64_t>& slot, uint64_t before, uint64_t job) {
     return before != job && slot.compare_exchange_strong(before, job, std::memory_order_acq_rel);
   }
 
   // Works on a job until no piece of it is left to be taken; gives how many it took.
-  int help(uint32_t job, int me) {
+  int help(uint64_t job, int me) {
     const auto first = compute.load();
     const auto second = commit.load();
     void* const context = with.load();
     const int total = pieces.load(), team = runs.load();
-    std::atomic<uint32_t>* const slots = committed.load();
+    std::atomic<uint64_t>* const slots = committed.load();
     int count = 0;
     for (int turn = 0; turn < team; turn++) {
       const int whose = (me + turn) % team;
       const int begin = (int)((int64_t)total * whose / team), end = (int)((int64_t)total * (whose + 1) / team);
       uint64_t seen = taken[whose].value.load();
-      while ((uint32_t)(seen >> 32) == job) {
+      while ((uint32_t)(seen >> 32) == (uint32_t)job) {
         const int piece = begin + (int)(uint32_t)seen;
         if (piece >= end) break;
         if (!taken[whose].value.compare_exchange_weak(seen, seen + 1)) continue;
-        const uint32_t before = slots[piece].load();
+        const uint64_t before = slots[piece].load();
         first(context, piece, piece + 1 < end ? piece + 1 : piece);
         if (claim(slots[piece], before, job)) {
           second(context, piece);
@@ -116,10 +117,10 @@ struct Crew {
   }
 
   // What others took and have not committed, once more.
-  void do_again(uint32_t job, const Team::Job& what) {
-    std::atomic<uint32_t>* const slots = committed.load();
+  void do_again(uint64_t job, const Team::Job& what) {
+    std::atomic<uint64_t>* const slots = committed.load();
     for (int piece = 0; piece < what.pieces && done.load() < what.pieces; piece++) {
-      const uint32_t before = slots[piece].load();
+      const uint64_t before = slots[piece].load();
       if (before == job) continue;
       what.compute(what.with, piece, piece);
       if (!claim(slots[piece], before, job)) continue;
@@ -129,7 +130,7 @@ struct Crew {
   }
 
   void stand_by(int me) {
-    uint32_t last = 0;
+    uint64_t last = 0;
     for (;;) {
       if (!spin([&] { return number.load() != last; }, SPINS)) number.wait(last);
       last = number.load();
@@ -145,14 +146,14 @@ struct Crew {
     for (; helpers < team - 1; helpers++) std::thread([this, me = helpers + 1] { stand_by(me); }).detach();
   }
 
-  void settle(uint32_t job) {
+  void settle(uint64_t job) {
     for (int i = 1; i < MOST; i++)
-      for (uint32_t at; (at = at_work[i].job.load()) != 0 && at <= job;)
+      for (uint64_t at; (at = at_work[i].job.load()) != 0 && at <= job;)
         if (!spin([&] { return at_work[i].job.load() != at; }, SPINS)) at_work[i].job.wait(at);
   }
 };
 
-thread_local uint32_t last_job = 0;  // that this thread had the team do
+thread_local uint64_t last_job = 0;  // that this thread had the team do
 
 Crew& crew() {
   static Crew* kept = new Crew;  // never destroyed: its threads end with the process
@@ -180,7 +181,7 @@ void Team::start(const Job& job) {
     return;
   }
   c.begin(team);
-  const uint32_t number = last_job = c.number.load() + 1;
+  const uint64_t number = last_job = c.number.load() + 1;
   // First the number in every run: who has still to look at the job before this one finds nothing to take there,
   // whatever of this one's description it sees.
   for (int i = 0; i <= c.helpers; i++) c.taken[i].value.store((uint64_t)number << 32);
@@ -191,7 +192,7 @@ void Team::start(const Job& job) {
   }
   if (job.pieces > c.room) {  // what stood there is left to those who may still look at it
     c.room = std::max(4096, 2 * job.pieces);
-    c.committed.store(new std::atomic<uint32_t>[c.room]());
+    c.committed.store(new std::atomic<uint64_t>[c.room]());
   }
   c.compute.store(job.compute);
   c.commit.store(job.commit);

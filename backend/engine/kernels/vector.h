@@ -2,11 +2,17 @@
 // compiler picks the instructions of the machine it runs on; where its registers are narrower than 16 lanes, a vector is
 // put together of what they hold, since the compiler would keep it in memory otherwise.
 #pragma once
+// 512-bit registers are used where the products use them too (dot.h): a vector is the same everywhere.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define TENFOLD_512 1
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#ifdef __AVX512BF16__
+#if defined(TENFOLD_512) && defined(__AVX512BF16__)
+#define TENFOLD_BF16 1
 #include <immintrin.h>
 #endif
 
@@ -52,7 +58,7 @@ TENFOLD_OPERATOR(>>)
 #undef TENFOLD_OPERATOR
 template <typename H, typename B> inline Two<H>& operator+=(Two<H>& a, B b) { return a = a + b; }
 
-#if defined(__AVX512F__)
+#if defined(TENFOLD_512)
 typedef Register<64>::Float f16v;
 typedef Register<64>::Int i16v;
 typedef Register<64>::Bits u16v;
@@ -67,7 +73,7 @@ typedef Two<Two<Register<16>::Bits>> u16v;
 #endif
 
 // How many registers hold 16 lanes, and how many of those a loop may fill with sums.
-#if defined(__AVX512F__)
+#if defined(TENFOLD_512)
 constexpr int PIECES = 1, SUM_REGISTERS = 24;
 #elif defined(__AVX__)
 constexpr int PIECES = 2, SUM_REGISTERS = 12;
@@ -133,7 +139,7 @@ template <typename H> struct Narrow<Two<H>> {
 inline f16v load(const bf16* p) { return as_float(Narrow<u16v>::from((const uint16_t*)p) << 16); }
 inline f16v load(const int8_t* p) { return to_floats(Narrow<i16v>::from(p)); }
 inline void store(bf16* p, f16v v) {
-#ifdef __AVX512BF16__
+#ifdef TENFOLD_BF16
   const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
   std::memcpy(p, &h, 32);
 #else
@@ -177,7 +183,7 @@ inline float largest(f16v v) { return fold(v, [](auto a, auto b) { return larger
 // The sums of 16 vectors, one a lane. They are folded two by two: at every step the lanes of `v[i]` that lack a bit take
 // in those that have it, and the freed ones hold the same of `v[i + step]`.
 inline f16v sums_of(const f16v* v) {
-#if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 12)
+#if defined(TENFOLD_512) && (defined(__clang__) || __GNUC__ >= 12)
   f16v x[16];
   std::memcpy(x, v, sizeof x);
 #define TENFOLD_LANES(F, n) F(0, n), F(1, n), F(2, n), F(3, n), F(4, n), F(5, n), F(6, n), F(7, n), F(8, n), F(9, n), \
