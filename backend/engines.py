@@ -24,6 +24,7 @@ def local_engine(settings: Settings, switchboard: Switchboard, series: StatsSeri
         token_budget=settings.token_budget,
         threads=settings.threads,
         use_kernels=settings.use_kernels,
+        measure_precision=settings.measure_precision,
         hub_kernels=settings.hub_kernels,
         switches=switchboard.stored,
     )

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_waiting_realtime: int = Field(1024, ge=1, description="Requests that may wait for their first token; then 429.")
     max_waiting_batch: int = Field(4096, ge=1, description="The same for batch work.")
     use_kernels: bool = Field(True, description="False forces the portable torch path.")
+    measure_precision: bool = Field(
+        True, description="Whether auto weights move to the fastest precision that passes the quality gate here."
+    )
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")
     max_text_mb: int = Field(100, ge=1, description="Most text that one document may give, as UTF-8.")

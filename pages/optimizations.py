@@ -7,13 +7,13 @@ from typing import Any
 import streamlit as st
 
 from backend.runtime import Runtime, current
+from pages.drawing.precision import precision
 from pages.drawing.untrusted import plain
 
 PRESET_HELP = {
     "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
-    "Balanced": "Batching, caches and speculation, all exact, over 16-bit weights where the processor has them.",
-    "Max savings": "8-bit weights but for the layers that suffer most, and larger batches. What it does to the answers "
-    "is in the README.",
+    "Balanced": "Batching, caches and speculation, all exact, and the fastest weights that pass the quality gate.",
+    "Max savings": "8-bit weights, whatever the gate says, and larger batches.",
 }
 
 
@@ -97,6 +97,8 @@ def main() -> None:
                     control.toggle(about["label"], value, **common)
                 else:
                     control.number_input(about["label"], about["low"], about["high"], value, **common)
+                if name == "quantization":
+                    precision(runtime)
 
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TENFOLD_MEASURE_PRECISION", "false")  # weights that change while a test compares answers
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     # A core for each worker and all that it starts: OpenMP threads that share cores ruin each other.
@@ -28,6 +30,11 @@ LONG = ("browser/test_console.py", "browser/test_pages.py", "engine/test_reading
 Value = TypeVar("Value")
 
 
+def kept_folder() -> Path:
+    """Where what takes long to make is kept between runs of the tests."""
+    return Path(os.environ.get("TENFOLD_TEST_CACHE", ROOT / "data" / "var" / "test-cache"))
+
+
 def until(condition: Callable[[], Value], what: str, timeout: float = 60) -> Value:
     """Wait until a condition holds, however busy the machine, and give what it gave."""
     deadline = time.monotonic() + timeout
@@ -35,6 +42,16 @@ def until(condition: Callable[[], Value], what: str, timeout: float = 60) -> Val
         assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain until {what}"
         time.sleep(0.05)
     return value
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The kernels are built before there are workers: with all cores, and once."""
+    from backend.engine.kernels.abi import KernelsUnavailableError
+    from backend.engine.kernels.build import load_cpu_kernels
+
+    if worker is None:
+        with contextlib.suppress(KernelsUnavailableError):
+            load_cpu_kernels(kept_folder())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
     """Converted weights and built kernels, kept between runs: making them is tested on its own."""
-    folder = Path(os.environ.get("TENFOLD_TEST_CACHE", ROOT / "data" / "var" / "test-cache"))
+    folder = kept_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -35,6 +35,7 @@ class EngineConfig:
         prefix_disk_bytes: most that they take there.
         chunk_cache_bytes: most that states of recurring texts take in memory.
         use_kernels: False forces the portable torch path, which is what the kernels are checked against.
+        measure_precision: "auto" weights move to the fastest that passes the quality gate; else they are 16 bits.
         hub_kernels: bitsandbytes may fetch kernels from a hub while it runs; otherwise it never asks anybody.
     """
 
@@ -51,6 +52,7 @@ class EngineConfig:
     prefix_disk_bytes: int = 2 << 30
     chunk_cache_bytes: int = 256 << 20
     use_kernels: bool = True
+    measure_precision: bool = False
     hub_kernels: bool = False
     switches: Switches = field(default_factory=Switches)
 

@@ -196,7 +196,8 @@ class EngineCore:
     def _beside(self) -> bool:
         """Whether something is to be done beside decoding."""
         embedding = self.embedding is not None and bool(self.embedding.queue)
-        return embedding or self.serving.loaded or self.cache.can_keep
+        serving = self.serving
+        return embedding or serving.loaded or serving.precision.has_news or self.cache.can_keep
 
     @property
     def has_work(self) -> bool:
@@ -209,7 +210,8 @@ class EngineCore:
             return 0.0
         if self.scheduler.has_work:
             return self.scheduler.hold(time.monotonic())
-        return BACKGROUND_PAUSE if self.serving.loading or self.cache.keeping else None
+        beside = self.serving.loading or self.serving.precision.is_measuring or self.cache.keeping
+        return BACKGROUND_PAUSE if beside else None
 
     def step(self, *, hold: bool = False) -> None:
         """One turn: other weights if some arrived, a step of decoding, a pass of embedding, some blocks kept.
@@ -217,6 +219,7 @@ class EngineCore:
         With `hold` an idle decoder waits for company as its switch says.
         """
         self._change.swap()
+        self._change.take_precision()
         if not hold or not self.scheduler.hold(time.monotonic()):
             self._decode()
         if self.embedding is not None:

@@ -68,6 +68,7 @@ def engine_info(
         embedding_dimension=embedding.encoder.dimension if embedding else None,
         embedding_max_tokens=embedding.encoder.max_tokens if embedding else None,
         pid=os.getpid(),
+        precision=serving.precision.report,
     )
 
 

@@ -52,7 +52,10 @@ def apply(engine: LocalEngine, switches: Switches) -> None:
         if applied and applied.switches == switches and applied.loading is None:
             if applied.error:
                 raise RuntimeError(applied.error)
-            return
+            precision = engine.known().precision
+            settled = precision is None or precision.state not in ("waiting", "measuring")
+            if switches.quantization != "auto" or (settled and applied.variant == engine.known().variant):
+                return
         time.sleep(0.05)
     raise TimeoutError("the switches did not come into force")
 
@@ -95,7 +98,9 @@ def main() -> None:
     parser.add_argument("--price-per-hour", type=float, default=0.1)
     a = parser.parse_args()
     settings = Settings()
-    engine = LocalEngine(EngineConfig(model=settings.model, cache_dir=settings.cache_dir))
+    engine = LocalEngine(
+        EngineConfig(model=settings.model, cache_dir=settings.cache_dir, measure_precision=settings.measure_precision)
+    )
     engine.start()
     try:
         if not engine.wait_ready(LOAD_TIMEOUT):

@@ -21,5 +21,5 @@ PRESETS: dict[str, Switches] = {
         quantization="fp32",
     ),
     "Balanced": Switches(),
-    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="mixed"),
+    "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="int8"),
 }

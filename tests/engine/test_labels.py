@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from backend.engine.attention.base import one_sequence
 from backend.engine.info import ineffective
 from backend.engine.kernels.build import load_cpu_kernels
-from backend.engine.model import decoder as decoder_module
 from backend.engine.model.decoder import Decoder
-from backend.engine.model.layer import LINEARS, make_layer
-from backend.engine.model.weights import tensors
-from backend.engine.quantization.factory import linear_factory, resolve_variant
+from backend.engine.model.layer import LINEARS
+from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.kernel import is_fast, way
 from backend.engine.quantization.sensitivity import measure_sensitivity
-from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 from backend.engine.switches import Switches
 from backend.models.random_model import write
 from tests.conftest import ROOT
@@ -96,45 +91,6 @@ def test_no_hub_is_asked_for_kernels_unless_that_is_wanted(tmp_path: Path, allow
     if allowed and "a hub was asked" in result.stderr:  # at once, where bitsandbytes has a use for it
         return
     assert result.stdout.split() == (["reachable"] if allowed else ["blocked"]), result.stderr
-
-
-def test_smoothing_leaves_the_function_as_it_is(tiny: Path) -> None:
-    from backend.engine.quantization.calibration import Walk
-
-    decoder = Decoder(tiny, "fp32", CPU, None)
-    _, make = linear_factory("fp32", CPU, None)
-    weights, ids = dict(tensors(tiny)), calibration_ids(tiny)[:100]
-    batch = one_sequence(ids, list(range(len(ids))))
-
-    def logits() -> torch.Tensor:
-        attention = decoder.make_attention()
-        attention.allocate(7)
-        return decoder.forward(batch, attention)
-
-    before, walk = logits(), Walk(decoder, ids, [])
-    for i, layer in enumerate(decoder.layers):
-        smoothed = smooth_layer(weights, i, decoder.shape, walk.peaks(i, layer))
-        decoder.layers[i] = make_layer(smoothed, i, make, CPU)
-        assert not torch.equal(decoder.layers[i].input_norm, layer.input_norm)
-    assert (logits() - before).abs().max() < 1e-4
-
-
-def test_no_two_layers_are_held_in_full_precision_while_quantizing(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held: dict[int, list[weakref.ref[Any]]] = {}
-    most: list[int] = []
-
-    def watched(weights: Any, i: int, make_linear: Any, device: torch.device) -> Any:
-        layer = make_layer(weights, i, make_linear, device)
-        held.setdefault(id(make_linear), []).append(weakref.ref(layer.qkv))
-        full = next(iter(held.values()))  # the first that is made is read in full precision
-        most.append(sum(reference() is not None for reference in full))
-        return layer
-
-    monkeypatch.setattr(decoder_module, "make_layer", watched)
-    made = decoder_module.Decoder(tiny, "int8", CPU, None)
-    assert len(held) == 2 and max(most) <= 2 and len(most) == 2 * made.shape.layers
 
 
 def test_sensitivity_finds_the_layer_that_eight_bits_ruin(tiny: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from backend.engine.model.decoder import Decoder
 from backend.engine.model.layer import LINEARS
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.kernel import is_fast
-from backend.engine.quantization.stored import save_sensitivity, sensitive_file
+from backend.engine.quantization.stored import sensitive_file
+from backend.engine.remembered import remember
 from backend.engine.switches import Switches
 from backend.models.checkpoint import fingerprint
 from tests.engine.conftest import LENGTH, Harness
@@ -43,7 +44,7 @@ def sensitivity_known(chat_folder: Path, cache_dir: Path, tmp_path: Path) -> Pat
     """A cache in which it is noted which layers are sensitive: any will do here, and to measure it takes minutes."""
     shutil.copytree(cache_dir / "kernels", tmp_path / "kernels")
     costs = {f"{i}.{name}": float(i) for i in range(30) for name in LINEARS}
-    save_sensitivity(sensitive_file(tmp_path, fingerprint(chat_folder, tmp_path)), costs)
+    remember(sensitive_file(tmp_path, fingerprint(chat_folder, tmp_path)), costs)
     return tmp_path
 
 

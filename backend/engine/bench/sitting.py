@@ -6,6 +6,7 @@ import argparse
 import json
 import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ class Sitting:
         self.process = psutil.Process()
 
     def engine(self, quantization: str, *, config: dict[str, Any] | None = None, **switches: Any) -> EngineCore:
-        """A fresh engine."""
-        return EngineCore(
+        """A fresh engine; with "auto" weights it serves what these come to on this machine, as a user gets it."""
+        core = EngineCore(
             EngineConfig(
                 model=self.a.model, cache_dir=self.a.cache_dir, device=self.a.device, threads=self.a.threads,
-                token_budget=self.a.token_budget, use_kernels=not self.a.no_kernels,
+                token_budget=self.a.token_budget, use_kernels=not self.a.no_kernels, measure_precision=True,
                 **{"kv_cache_bytes": self.a.kv_cache_mb << 20, **(config or {})},
                 switches=Switches().updated(
                     {"max_batch": self.a.max_batch, "quantization": quantization, **PLAIN, **switches}
@@ -44,6 +45,10 @@ class Sitting:
             ),
             self.recorder,
         )  # fmt: skip
+        while core.serving.precision.is_measuring or core.serving.loading or core.has_work:
+            time.sleep(max(core.rest() or 0.0, 0.01))
+            core.step()
+        return core
 
     def row(self, workload: str, **figures: Any) -> None:
         """Print a row."""

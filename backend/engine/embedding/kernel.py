@@ -13,9 +13,9 @@ from backend.engine.embedding.portable import TorchForward
 from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights
 from backend.engine.kernels.abi import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
+from backend.engine.quantization.calibration import TEXT
 from backend.engine.quantization.kernel import PANEL, KernelLinear, is_fast, rows_dtype
 from backend.engine.quantization.linear import DenseLinear, Linear
-from backend.engine.quantization.smooth import TEXT, smoothing_factor
 from backend.models.checkpoint import load_tokenizer
 
 SMOOTHED = ("qkv", "inner")
@@ -24,6 +24,17 @@ With it the mean cosine to float32 is 0.9991 and without 0.997, all products in 
 """
 ALPHA = 0.7
 CALIBRATION_TOKENS = 512
+
+
+def smoothing_factor(peak: torch.Tensor, largest: torch.Tensor, alpha: float) -> torch.Tensor:
+    """What each input channel is divided by (Xiao et al. 2022, equation 4).
+
+    Args:
+        peak: largest magnitude of the activations, [channels].
+        largest: of the weights that they meet, [channels].
+        alpha: how much of the difficulty goes to the weights, 0 to 1.
+    """
+    return peak.clamp(min=1e-5) ** alpha / largest.clamp(min=1e-5) ** (1 - alpha)
 
 
 def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:

@@ -31,7 +31,7 @@ class NativeLinear(ctypes.Structure):
 
     _fields_ = (
         ("packed", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("bias", ctypes.c_void_p),
-        ("n", ctypes.c_int32), ("k", ctypes.c_int32), ("bits", ctypes.c_int32), ("unused", ctypes.c_int32),
+        ("n", ctypes.c_int32), ("k", ctypes.c_int32), ("bits", ctypes.c_int32), ("rotated", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -91,6 +91,37 @@ class NativeDraw(ctypes.Structure):
     )  # fmt: skip
 
 
+_pointer, _int, _long, _real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_batch, _model = ctypes.POINTER(NativeBatch), ctypes.POINTER(NativeModel)
+SIGNATURES: dict[str, tuple[list[Any], Any]] = {
+    "tenfold_set_threads": ([_int], None),
+    "tenfold_page_bytes": ([_int, _int], _long),
+    "tenfold_plan": ([_batch], _pointer),
+    "tenfold_plan_free": ([_pointer], None),
+    "tenfold_rope_and_write": ([_int, _batch, *[_pointer] * 6, _int], None),
+    "tenfold_attention": ([_int, _batch, *[_pointer] * 5], None),
+    "tenfold_read_tokens": ([_int, _pointer, _pointer, *[_int] * 3, _pointer, _pointer], None),
+    "tenfold_write_tokens": ([_int, *[_pointer] * 2, *[_int] * 3, *[_pointer] * 4], None),
+    "tenfold_summarize": ([_int, *[_pointer] * 3, *[_int] * 3], None),
+    "tenfold_add_rms_norm": ([_int, *[_pointer] * 4, *[_int] * 2, _real], None),
+    "tenfold_silu_mul": ([_int, *[_pointer] * 2, *[_int] * 2], None),
+    "tenfold_norm_heads": ([_int, *[_pointer] * 3, *[_int] * 4, _real], None),
+    "tenfold_way": ([], ctypes.c_char_p),
+    "tenfold_has_tiles": ([], _int),
+    "tenfold_use_tiles": ([_int], None),
+    "tenfold_rows_are_bf16": ([], _int),
+    "tenfold_pack_bf16": ([_pointer, _int, _int, _pointer], None),
+    "tenfold_pack_int8": ([_pointer, _int, _int, *[_pointer] * 3], None),
+    "tenfold_multiply": ([ctypes.POINTER(NativeLinear), _int, _pointer, _pointer, _int, _int], None),
+    "tenfold_scratch": ([_model, _batch], _long),
+    "tenfold_forward": ([_int, _model, _batch, *[_pointer] * 3], None),
+    "tenfold_encode": ([ctypes.POINTER(NativeEncoder), _pointer, _pointer, _int, _pointer], None),
+    "tenfold_peak": ([_int], ctypes.c_double),
+    "tenfold_sample": ([_pointer, _int, _int, ctypes.POINTER(NativeDraw), _pointer], None),
+    "tenfold_logprobs": ([_pointer, _int, _int, _pointer, _int, *[_pointer] * 3], None),
+}
+"""Arguments and result of each function."""
+
 MIRRORS: tuple[type[ctypes.Structure], ...] = (
     NativeBatch, NativeLinear, NativeLayer, NativeModel, NativeEncoderProduct, NativeEncoderLayer, NativeEncoder,
     NativeDraw,
@@ -123,34 +154,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     Raises:
         KernelsUnavailableError: names a function that the library lacks.
     """
-    pointer, integer, long, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-    batch, model = ctypes.POINTER(NativeBatch), ctypes.POINTER(NativeModel)
-    signatures: dict[str, tuple[list[Any], Any]] = {
-        "tenfold_set_threads": ([integer], None),
-        "tenfold_page_bytes": ([integer, integer], long),
-        "tenfold_plan": ([batch], pointer),
-        "tenfold_plan_free": ([pointer], None),
-        "tenfold_rope_and_write": ([integer, batch, *[pointer] * 6, integer], None),
-        "tenfold_attention": ([integer, batch, *[pointer] * 5], None),
-        "tenfold_read_tokens": ([integer, pointer, pointer, *[integer] * 3, pointer, pointer], None),
-        "tenfold_write_tokens": ([integer, *[pointer] * 2, *[integer] * 3, *[pointer] * 4], None),
-        "tenfold_summarize": ([integer, *[pointer] * 3, *[integer] * 3], None),
-        "tenfold_add_rms_norm": ([integer, *[pointer] * 4, *[integer] * 2, real], None),
-        "tenfold_silu_mul": ([integer, *[pointer] * 2, *[integer] * 2], None),
-        "tenfold_norm_heads": ([integer, *[pointer] * 3, *[integer] * 4, real], None),
-        "tenfold_way": ([], ctypes.c_char_p),
-        "tenfold_rows_are_bf16": ([], integer),
-        "tenfold_pack_bf16": ([pointer, integer, integer, pointer], None),
-        "tenfold_pack_int8": ([pointer, integer, integer, *[pointer] * 3], None),
-        "tenfold_multiply": ([ctypes.POINTER(NativeLinear), integer, pointer, pointer, integer, integer], None),
-        "tenfold_scratch": ([model, batch], long),
-        "tenfold_forward": ([integer, model, batch, *[pointer] * 3], None),
-        "tenfold_encode": ([ctypes.POINTER(NativeEncoder), pointer, pointer, integer, pointer], None),
-        "tenfold_peak": ([integer], ctypes.c_double),
-        "tenfold_sample": ([pointer, integer, integer, ctypes.POINTER(NativeDraw), pointer], None),
-        "tenfold_logprobs": ([pointer, integer, integer, pointer, integer, *[pointer] * 3], None),
-    }
-    for name, (arguments, result) in signatures.items():
+    for name, (arguments, result) in SIGNATURES.items():
         function = getattr(library, name, None)
         if function is None:
             raise KernelsUnavailableError(f"the library lacks {name}")

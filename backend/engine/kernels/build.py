@@ -13,8 +13,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISDIR
+
+from filelock import FileLock, Timeout
 
 from backend.engine.kernels.abi import MIRRORS, KernelsUnavailableError, check_sizes, declare
 
@@ -23,10 +26,9 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.cpp"))
 HEADERS = sorted(HERE.glob("*.h"))
-FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-std=c++20"]
-
-
+FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-pthread", "-std=c++20"]
 BUILD_SECONDS = 300
+"""Longest that a compiler may take for one source, and that somebody waits for another process to build."""
 
 
 def _processor() -> str:
@@ -92,24 +94,45 @@ def _built(compiler: str, library: Path) -> Path:
     if library.is_file():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
-    log.info("building the CPU kernels, once")
-    with tempfile.TemporaryDirectory(dir=library.parent) as aside:
-        built = Path(aside) / library.name
-        try:
-            result = subprocess.run(
-                [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built)],
-                capture_output=True,
-                text=True,
-                timeout=BUILD_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise KernelsUnavailableError(f"{compiler} did not end within {BUILD_SECONDS} s") from error
-        except OSError as error:
-            raise KernelsUnavailableError(f"{compiler} cannot be run: {error}") from error
-        if result.returncode:
-            raise KernelsUnavailableError(f"{compiler} failed: {result.stderr.strip()[-500:]}")
-        os.replace(built, library)
+    try:
+        with FileLock(library.with_suffix(".lock"), timeout=BUILD_SECONDS):  # two at once would take twice as long
+            if not library.is_file():
+                _build(compiler, library)
+    except Timeout as error:
+        raise KernelsUnavailableError(f"another process has been building it for {BUILD_SECONDS} s") from error
     return library
+
+
+def _build(compiler: str, library: Path) -> None:
+    log.info("building the CPU kernels, once")
+    with tempfile.TemporaryDirectory(dir=library.parent) as aside, ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = Path(aside) / library.name
+        objects = [Path(aside) / f"{source.stem}.o" for source in SOURCES]
+        largest_first = sorted(zip(SOURCES, objects, strict=True), key=lambda pair: -pair[0].stat().st_size)
+        compiling = [
+            pool.submit(_run, [compiler, *FLAGS, "-c", str(source), "-o", str(to)]) for source, to in largest_first
+        ]
+        for one in compiling:
+            one.result()
+        _run([compiler, "-shared", "-pthread", *map(str, objects), "-o", str(built)])
+        os.replace(built, library)
+
+
+def _run(command: list[str]) -> None:
+    compiler = command[0]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise KernelsUnavailableError(f"{compiler} did not end within {BUILD_SECONDS} s") from error
+    except OSError as error:
+        raise KernelsUnavailableError(f"{compiler} cannot be run: {error}") from error
+    if result.returncode:
+        raise KernelsUnavailableError(f"{compiler} failed: {result.stderr.strip()[-500:]}")
+
+
+def build_of(kernels: ctypes.CDLL | None) -> str:
+    """Names a build: another where sources, compiler or processor are."""
+    return "" if kernels is None else Path(kernels._name).stem
 
 
 def _load(library: Path) -> ctypes.CDLL:

@@ -6,30 +6,38 @@ namespace tenfold {
 
 constexpr const char* WAY = "the compiler's vectors";
 
+#if defined(TENFOLD_EMULATED_AMX)
+typedef uint16_t WideRow;  // bf16, as tiles take it
+inline float number_of(uint16_t x) { return to_float(bf16{x}); }
+#else
+typedef float WideRow;
+inline float number_of(float x) { return x; }
+#endif
+
 struct WideDot {
-  typedef float In;
+  typedef WideRow In;
   typedef f4v Sum;
   static constexpr int PER_STEP = 2, PARTS = 2, LANES = 4;
   static f4v part(const char* at, int which) {
     const auto w = load_as<Register<16>::Bits>(at);
     return (f4v)(which ? w & 0xffff0000u : w << 16);
   }
-  static f4v spread(const float* at, int which) { return at[which] - f4v{}; }
+  static f4v spread(const In* at, int which) { return number_of(at[which]) - f4v{}; }
   static f4v add(f4v sum, f4v x, f4v w) { return sum + x * w; }
 };
 
 struct ByteDot {
-  typedef int16_t In;
+  typedef uint8_t In;
   typedef Register<16>::Int i4v;
   typedef i4v Sum;
   static constexpr int PER_STEP = 4, PARTS = 4, LANES = 4;
   static i4v part(const char* at, int which) { return (load_as<i4v>(at) << (24 - 8 * which)) >> 24; }
-  static i4v spread(const int16_t* at, int which) { return (int32_t)at[which] - i4v{}; }
+  static i4v spread(const uint8_t* at, int which) { return (int32_t)at[which] - i4v{}; }
   static i4v add(i4v sum, i4v x, i4v w) { return sum + x * w; }
 };
 
 constexpr int ROWS = 6, SUMS = 24;  // rows of a tile, and vectors of sums that registers hold beside the rest
-constexpr bool ROWS_ARE_SIGNED = true;  // held as what they mean, so no zero point is in the sums
+constexpr bool ROWS_ARE_SIGNED = false;
 
 typedef WideDot::In Wide;
 typedef ByteDot::In Byte;
@@ -41,10 +49,10 @@ inline i16v round_even(f16v x) {
   return load(out);
 }
 // 16 numbers of a row.
-inline void put_bytes(int16_t* to, i16v v, int32_t) {
+inline void put_bytes(uint8_t* to, i16v v, int32_t zero) {
   int32_t in[16];
-  store(in, v);
-  for (int i = 0; i < 16; i++) to[i] = (int16_t)in[i];
+  store(in, v + zero);
+  for (int i = 0; i < 16; i++) to[i] = (uint8_t)in[i];
 }
 
 }  // namespace tenfold

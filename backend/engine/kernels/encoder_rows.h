@@ -1,7 +1,7 @@
 // Rows of the encoder: brought to 8 bits or bf16 for a product, multiplied, normalized; within one thread.
 #pragma once
 #include "kernels.h"
-#include "gemm.h"
+#include "panel.h"
 
 #include <cmath>
 #include <vector>
@@ -72,17 +72,20 @@ struct Rows {
   Room<RowScale> scales;
   Room<Held> wide;
   int k = 0;
+  int64_t stride = 0;  // numbers from row to row
   void shape(const Product& w, int rows) {
     k = w.linear.k;
-    if (w.linear.bits == 8) { bytes.fit((size_t)rows * k); scales.fit(rows); } else wide.fit((size_t)rows * k);
+    const int64_t size = w.linear.bits == 8 ? 1 : sizeof(Held);
+    stride = tile_stride(k * size) / size;
+    if (w.linear.bits == 8) { bytes.fit((size_t)rows * stride); scales.fit(rows); } else wide.fit((size_t)rows * stride);
   }
   // `read` as `numbers_of` gives it.
   template <typename Read> void put(const Product& w, int row, Read read) {
     if (w.linear.bits != 8) {
-      for (int i = 0; i < k; i += 16) store(&wide[(size_t)row * k] + i, read(i, 16));
+      for (int i = 0; i < k; i += 16) store(&wide[row * stride] + i, read(i, 16));
       return;
     }
-    Byte* to = &bytes[(size_t)row * k];
+    Byte* to = &bytes[row * stride];
     if (!w.smooth) { scales[row] = quantize_row(k, to, read); return; }
     scales[row] = quantize_row(k, to, [&](int i, int count) { return read(i, count) * load(w.smooth + i); });
   }
@@ -96,7 +99,7 @@ struct Rows {
     store(most, gelu(splat(largest(top))));  // it rises where positive
     const float scale = (most[0] + LEAST_GELU) / 254.0f;
     scales[row] = {scale, (int32_t)std::ceil(LEAST_GELU / scale)};
-    to_bytes(k, scales[row], &bytes[(size_t)row * k], read);
+    to_bytes(k, scales[row], &bytes[row * stride], read);
   }
 };
 
@@ -105,30 +108,20 @@ template <typename Put>
 void multiply(const Rows& x, int count, const Product& product, Put put) {
   const tenfold_linear& w = product.linear;
   const int panels = w.n / PANEL;
-  const int64_t size = (int64_t)PANEL * w.k;
   for (int p = 0; p < panels; p++) {
     const int next = p + 1 < panels ? p + 1 : 0;
     if (w.bits == 8) {
-      const int8_t* packed = (const int8_t*)w.packed;
-      in_tiles(count, [&](auto rows, int at) {
-        constexpr int MR = decltype(rows)::value;
-        tile_bytes<MR>(&x.bytes[(size_t)at * w.k], w.k, packed + p * size, w.k,
-                       share(packed + next * size, size, at, MR, count, w.k / 4), [&](int r, int half, i16v v) {
-          const int column = p * PANEL + half * 16;
-          const RowScale s = x.scales[at + r];
-          const f16v exact = to_floats(without_zero(v, w.sums + column, s.zero));
-          put(at + r, column, exact * (load(w.scales + column) * s.scale) + load(w.bias + column));
-        });
+      panel_of_bytes(&x.bytes[0], x.stride, count, (const int8_t*)w.packed, w.k, p, next, [&](int r, int half, i16v v) {
+        const int column = p * PANEL + half * 16;
+        const RowScale s = x.scales[r];
+        const f16v exact = to_floats(without_zero(v, w.sums + column, s.zero));
+        put(r, column, exact * (load(w.scales + column) * s.scale) + load(w.bias + column));
       });
     } else {
-      const uint16_t* packed = (const uint16_t*)w.packed;
-      in_tiles(count, [&](auto rows, int at) {
-        constexpr int MR = decltype(rows)::value;
-        tile_wide<MR>((const Wide*)&x.wide[(size_t)at * w.k], w.k, packed + p * size, w.k,
-                      share(packed + next * size, size * 2, at, MR, count, w.k / 2), [&](int r, int half, f16v v) {
-          const int column = p * PANEL + half * 16;
-          put(at + r, column, v + load(w.bias + column));
-        });
+      panel_of_wide((const Wide*)&x.wide[0], x.stride, count, (const uint16_t*)w.packed, w.k, p, next,
+                    [&](int r, int half, f16v v) {
+        const int column = p * PANEL + half * 16;
+        put(r, column, v + load(w.bias + column));
       });
     }
   }

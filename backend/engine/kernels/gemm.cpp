@@ -1,12 +1,14 @@
 // Matrix products of the decoder: bf16 and 8-bit weights, packed once, read in the order they are used; see gemm.h.
 // Rows of the 8-bit product are quantized here, each (a token) by itself.
 #include "kernels.h"
-#include "gemm.h"
+#include "hadamard.h"
+#include "panel.h"
 #include "parts.h"
 #include "team.h"
 
 #include <chrono>
 #include <cmath>
+#include <string>
 #include <vector>
 
 using namespace tenfold;
@@ -70,53 +72,52 @@ template <typename Row> void each_row(int rows, int k, Row row) {
 }
 
 template <typename T> void multiply_wide(tenfold_linear w, const T* x, Out out, int m) {
-  const Wide* a;
-  if constexpr (std::is_same<T, float>::value == std::is_same<Wide, float>::value) {
-    a = (const Wide*)x;
-  } else {
+  const int64_t stride = tile_stride(w.k * sizeof(Wide)) / sizeof(Wide);
+  const Wide* a = (const Wide*)x;
+  if (std::is_same<T, float>::value != std::is_same<Wide, float>::value || stride != w.k) {
     typedef std::conditional_t<std::is_same<Wide, float>::value, float, bf16> To;
-    To* to = (To*)room<Wide>((size_t)m * w.k);
+    To* to = (To*)room<Wide>((size_t)m * stride);
     each_row(m, w.k, [&](int r) {
-      const int64_t at = (int64_t)r * w.k;
+      const T* from = x + (int64_t)r * w.k;
       for (int i = 0; i < w.k; i += 16) {
         To few[16];
-        store(few, load_some(x + at + i, w.k - i));
-        std::memcpy(to + at + i, few, std::min(16, w.k - i) * sizeof(To));
+        store(few, load_some(from + i, w.k - i));
+        std::memcpy(to + r * stride + i, few, std::min(16, w.k - i) * sizeof(To));
       }
     });
     a = (const Wide*)to;
   }
-  const uint16_t* packed = (const uint16_t*)w.packed;
-  const int64_t size = (int64_t)PANEL * w.k;
   in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
-    in_tiles(count, [&](auto rows, int at) {
-      constexpr int MR = decltype(rows)::value;
-      const int64_t row = first + at;
-      tile_wide<MR>(a + row * w.k, w.k, packed + p * size, w.k, share(packed + next * size, size * 2, at, MR, count, w.k / 2),
-                    [&](int r, int half, f16v v) { put(at + r, half, v); });
-    });
+    panel_of_wide(a + first * stride, stride, count, (const uint16_t*)w.packed, w.k, p, next, put);
   });
 }
 
+// A row as the rotated weight meets it, until the thread asks for the next one.
+template <typename T> const float* rotated(const T* row, const tenfold_linear& w) {
+  static thread_local std::vector<float> held;
+  held.resize(w.k);
+  for (int i = 0; i < w.k; i += 16) store(&held[i], load(row + i));
+  hadamard(held.data(), w.k, w.rotated);
+  return held.data();
+}
+
 template <typename T> void multiply_bytes(tenfold_linear w, const T* x, Out out, int m) {
-  Byte* q = room<Byte>((size_t)m * w.k);
+  const int64_t stride = tile_stride(w.k);
+  Byte* q = room<Byte>((size_t)m * stride);
   float* scales = room<float>(m);
   each_row(m, w.k, [&](int r) {
     const T* row = x + (int64_t)r * w.k;
-    scales[r] = quantize_row(w.k, q + (int64_t)r * w.k, [&](int i, int count) { return load_some(row + i, count); }).scale;
+    Byte* to = q + r * stride;
+    auto quantize = [&](const auto* from) {
+      scales[r] = quantize_row(w.k, to, [&](int i, int count) { return load_some(from + i, count); }).scale;
+    };
+    if (w.rotated) quantize(rotated(row, w)); else quantize(row);
   });
-  const int8_t* packed = (const int8_t*)w.packed;
-  const int64_t size = (int64_t)PANEL * w.k;
   in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
-    in_tiles(count, [&](auto rows, int at) {
-      constexpr int MR = decltype(rows)::value;
-      const int64_t row = first + at;
-      tile_bytes<MR>(q + row * w.k, w.k, packed + p * size, w.k, share(packed + next * size, size, at, MR, count, w.k / 4),
-                     [&](int r, int half, i16v v) {
-        const int column = p * PANEL + half * 16;
-        const f16v exact = to_floats(without_zero(v, w.sums + column, 128));
-        put(at + r, half, exact * load(w.scales + column) * scales[row + r]);
-      });
+    panel_of_bytes(q + first * stride, stride, count, (const int8_t*)w.packed, w.k, p, next, [&](int r, int half, i16v v) {
+      const int column = p * PANEL + half * 16;
+      const f16v exact = to_floats(without_zero(v, w.sums + column, 128));
+      put(r, half, exact * load(w.scales + column) * scales[first + r]);
     });
   });
 }
@@ -131,7 +132,12 @@ void tenfold::multiply(const tenfold_linear& w, int is_bf16, const void* x, void
 
 extern "C" {
 
-const char* tenfold_way() { return WAY; }
+const char* tenfold_way() {
+  static const std::string with_tiles = std::string("AMX, for few rows ") + WAY;
+  return tiles_wanted && tiles_granted() ? with_tiles.c_str() : WAY;
+}
+int tenfold_has_tiles() { return tiles_granted(); }
+void tenfold_use_tiles(int use) { tiles_wanted = use; }
 int tenfold_rows_are_bf16() { return std::is_same<Wide, uint16_t>::value; }
 
 // weight: float32 [n][k], row major. k must be a multiple of 4.
@@ -188,9 +194,26 @@ double tenfold_peak(int bits) {
     each<8>([&](auto i) TENFOLD_INLINE { s[i] = moved(s[i]); });
   };
   const int threads = Team::size();
-  const auto began = std::chrono::steady_clock::now();
-  Team::run_once(threads, [&](int) { if (bits == 8) spin(ByteDot{}); else spin(WideDot{}); });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  auto seconds_of = [&](auto work) {
+    const auto began = std::chrono::steady_clock::now();
+    Team::run_once(threads, [&](int) { work(); });
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  };
+#if defined(TENFOLD_AMX)
+  if (by_tiles(64)) {
+    constexpr double OPERATIONS = 4 * 2.0 * 16 * 16 * 64;  // of four tiles of 8-bit products; half of it in 16 bits
+    const double seconds = seconds_of([&] {
+      const Tiles tiles(32);
+      _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+      for (int64_t r = 0; r < ROUNDS / 8; r++) {
+        if (bits == 8) { _tile_dpbusd(0, 4, 6); _tile_dpbusd(1, 4, 7); _tile_dpbusd(2, 5, 6); _tile_dpbusd(3, 5, 7); }
+        else { _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); }
+      }
+    });
+    return ROUNDS / 8 * threads * (bits == 8 ? OPERATIONS : OPERATIONS / 2) / seconds;
+  }
+#endif
+  const double seconds = seconds_of([&] { if (bits == 8) spin(ByteDot{}); else spin(WideDot{}); });
   auto each_add = [](auto dot) { return 2.0 * decltype(dot)::LANES * decltype(dot)::PER_STEP / decltype(dot)::PARTS; };
   return (double)ROUNDS * 8 * threads * (bits == 8 ? each_add(ByteDot{}) : each_add(WideDot{})) / seconds;
 }

@@ -54,9 +54,12 @@ struct tenfold_linear {
   const float* scales;      // bits 8
   const int32_t* sums;      // bits 8
   const float* bias;        // or null
-  int32_t n, k, bits, unused;
+  int32_t n, k, bits;
+  int32_t rotated;          // bits 8: channels of the input that are rotated together (hadamard.h), or 0
 };
 const char* tenfold_way();     // the instructions that they are built of
+int tenfold_has_tiles();       // 1: AMX is there and granted
+void tenfold_use_tiles(int use);  // 0: not; before anything is multiplied
 int tenfold_rows_are_bf16();   // what rows meet 16-bit weights as: 1 bf16, 0 float32; others are converted
 // out [rows][n] = x [rows][k] by the weights, float32 or bf16.
 void tenfold_multiply(const tenfold_linear* weights, int is_bf16, const void* x, void* out, int out_is_float, int rows);

@@ -5,7 +5,9 @@ Projections are fused (qkv, gate + up) and the residual stream stays in float32 
 
 from __future__ import annotations
 
+import copy
 import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,19 +22,17 @@ from backend.engine.model.one_call import WholeForward
 from backend.engine.model.operations import KernelOps, TorchOps
 from backend.engine.model.rotary import rotary_tables
 from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, tensors
-from backend.engine.quantization.calibration import Walk
 from backend.engine.quantization.factory import LOW_BITS, holds_16_bits, linear_factory, resolve_variant
 from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory
 from backend.engine.quantization.sensitivity import measure_sensitivity
-from backend.engine.quantization.smooth import CALIBRATION_TOKENS, calibration_ids, smooth_layer
 from backend.engine.quantization.stored import (
     layers_file,
     load_layers,
     load_sensitivity,
     save_layers,
-    save_sensitivity,
     sensitive_file,
 )
+from backend.engine.remembered import remember
 from backend.models.checkpoint import fingerprint
 
 KEPT_HIGH = 0.05
@@ -50,6 +50,8 @@ class Decoder:
         max_positions: longest sequence to prepare rotary tables for.
         cache_dir: where quantized layers are kept between starts; None keeps none.
         hub_kernels: bitsandbytes may fetch kernels from a hub.
+        holds_layers: False makes each layer when `each_layer` comes to it, and lets it go after; `forward` cannot be
+            used then.
 
     Raises:
         BadModelError: the folder is damaged, or holds a model of another architecture.
@@ -66,6 +68,7 @@ class Decoder:
         cache_dir: Path | None = None,
         *,
         hub_kernels: bool = False,
+        holds_layers: bool = True,
     ) -> None:
         # Of what is read now, whatever lies there later; who keeps nothing needs none, and it reads every byte.
         self.fingerprint = fingerprint(folder, cache_dir) if cache_dir is not None else ""
@@ -80,9 +83,7 @@ class Decoder:
         self.high = self._sensitive_layers() if self.variant == "mixed" else frozenset()
         self.dtype, make_linear = linear_factory(self.variant, device, kernels, self.high, hub_kernels=hub_kernels)
         self.max_positions = min(max_positions or s.max_positions, s.max_positions)
-        # Long enough to calibrate with: what that gives must not depend on the length served.
-        positions = max(self.max_positions, min(CALIBRATION_TOKENS, s.max_positions))
-        self.cosine, self.sine = rotary_tables(s, positions, device)
+        self.cosine, self.sine = rotary_tables(s, self.max_positions, device)
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
         self._whole_forward: WholeForward | None = None
         fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
@@ -101,23 +102,32 @@ class Decoder:
             self.head: Linear = DenseLinear(self.embedding, None) if shares else make_linear(tied, None, logits=True)
         else:
             self.head = make_linear(weights["lm_head.weight"], weights.get("lm_head.bias"), logits=True)
-        self.layers = self._kept_layers() or self._make_layers(weights, make_linear)
+        self.layers: list[Layer] = []
+        if holds_layers:
+            self.layers = self._kept_layers() or self._make_layers(weights, make_linear)
+        else:
+            self._weights, self._make_linear = weights, make_linear
+
+    def each_layer(self) -> Iterator[Layer]:
+        """The layers in order."""
+        if self.layers:
+            yield from self.layers
+        else:
+            for i in range(self.shape.layers):
+                yield make_layer(self._weights, i, self._make_linear, self.device)
+
+    def twin(self) -> Decoder:
+        """The same weights for another thread, which may read other pages meanwhile."""
+        twin = copy.copy(self)
+        twin._whole_forward = None
+        return twin
 
     def _dense(self, weights: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> torch.Tensor:
         return weights[name].to(self.device, dtype)
 
     def _make_layers(self, weights: dict[str, torch.Tensor], make_linear: LinearFactory) -> list[Layer]:
-        if not self._low:
-            return [make_layer(weights, i, make_linear, self.device) for i in range(self.shape.layers)]
-        # A layer at a time: read in full precision, smoothed by what was seen there, quantized, and let go.
-        _, make_full = linear_factory(resolve_variant("auto", self.device, self.kernels), self.device, self.kernels)
-        walk = Walk(self, calibration_ids(self._folder)[: self.shape.max_positions], [])
-        layers = []
-        for i in range(self.shape.layers):
-            peaks = walk.peaks(i, make_layer(weights, i, make_full, self.device))
-            smoothed = smooth_layer(weights, i, self.shape, peaks)
-            layers.append(make_layer(smoothed, i, make_linear, self.device))
-        if self._cache_dir is not None and WholeForward.fits(layers):
+        layers = [make_layer(weights, i, make_linear, self.device) for i in range(self.shape.layers)]
+        if self._low and self._cache_dir is not None and WholeForward.fits(layers):
             save_layers(self._file(self._cache_dir), layers)
         return layers
 
@@ -139,7 +149,7 @@ class Decoder:
         if costs is None:
             costs = measure_sensitivity(Decoder(self._folder, "auto", self.device, self.kernels), self._folder)
             if file is not None:
-                save_sensitivity(file, costs)
+                remember(file, costs)
         return frozenset(sorted(costs, key=lambda name: -costs[name])[: max(1, round(len(costs) * KEPT_HIGH))])
 
     def make_attention(self, *, int8: bool = False) -> PagedAttention:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,11 +10,18 @@ import torch
 from backend.engine.attention.base import one_sequence
 from backend.engine.config import blocks_for
 from backend.engine.model.layer import Layer
-from backend.engine.quantization.linear import Linear
-from backend.engine.quantization.smooth import Peaks
+from backend.models.checkpoint import load_tokenizer
 
 if TYPE_CHECKING:
     from backend.engine.model.decoder import Decoder
+
+TEXT = Path(__file__).with_name("calibration.txt")
+
+
+def calibration_ids(folder: Path, most: int) -> list[int]:
+    """The first `most` token ids of the calibration text."""
+    ids: list[int] = load_tokenizer(folder).encode(TEXT.read_text(), add_special_tokens=False).ids
+    return ids[:most]
 
 
 class Walk:
@@ -39,21 +46,6 @@ class Walk:
     def step(self, i: int, layer: Layer) -> None:
         """Go through layer `i`."""
         self._delta = self._decoder.run_layer(i, layer, self._residual, self._delta, self._batch, self._attention)
-
-    def peaks(self, i: int, layer: Layer) -> Peaks:
-        """Go through layer `i` and return the largest magnitude of every input channel of its products."""
-        peaks: Peaks = {}
-
-        def watched(name: str, linear: Linear) -> Linear:
-            def call(x: torch.Tensor) -> torch.Tensor:
-                peaks[name] = x.float().abs().amax(dim=0)
-                return linear(x)
-
-            return call
-
-        products = {name: watched(name, linear) for name, linear in layer.linears().items()}
-        self.step(i, replace(layer, **products))  # type: ignore[arg-type]
-        return peaks
 
     @torch.inference_mode()
     def logits(self, first: int, layers: list[Layer]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactor
 from backend.engine.quantization.portable import PackedLinear, RowScaledInt8Linear
 
 LOW_BITS = ("int8", "mixed")
-"""Variants whose layers are held in 8 bits, smoothed, on a processor."""
+"""Variants whose layers are held in 8 bits on a processor."""
 
 
 def linear_factory(
@@ -55,7 +55,7 @@ def linear_factory(
             return BitsAndBytesLinear(weight, bias, device, dtype, four_bit=variant == "nf4")
         bits = 8 if variant in LOW_BITS and low else 16
         if (own or (bits == 8 and no_engine)) and kernels is not None and weight.shape[1] % 4 == 0:
-            return KernelLinear(weight, bias, kernels, arena, bits=bits, logits=logits)
+            return KernelLinear(weight, bias, kernels, arena, bits=bits, logits=logits, rotates=True)
         if bits == 8:
             return RowScaledInt8Linear(weight, bias)
         # Beside layers in 8 bits a difference in the last bit becomes a whole step, so float32 is packed there as well.

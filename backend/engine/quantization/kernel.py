@@ -8,6 +8,7 @@ import torch
 
 from backend.engine.kernels.abi import NativeLinear
 from backend.engine.memory import Arena
+from backend.engine.quantization.hadamard import order_for, rotated
 
 PANEL = 32
 """Output columns of a weight panel; as in gemm.h."""
@@ -35,7 +36,8 @@ class KernelLinear:
 
     16 bits: activations in bf16 where the processor multiplies them so, else in float32; sums in float32.
 
-    8 bits: symmetric per output channel for the weight, per token for the activations, exact 32-bit sums.
+    8 bits: symmetric per output channel for the weight, per token for the activations, exact 32-bit sums; both rotated
+    before (`hadamard.py`) where that is asked for.
 
     Args:
         weight: [out, in], in divisible by 4.
@@ -44,6 +46,7 @@ class KernelLinear:
         arena: where the packed weight lies.
         bits: 16 or 8.
         logits: give float32 whatever the activations are.
+        rotates: whether 8 bits are of rotated channels.
     """
 
     def __init__(
@@ -55,12 +58,17 @@ class KernelLinear:
         *,
         bits: int,
         logits: bool = False,
+        rotates: bool = False,
     ) -> None:
         self._n, self._k = weight.shape
+        self._rotated = order_for(self._k) if rotates and bits == 8 else 0
         self._kernels, self._bits = kernels, bits
         self._out = torch.float32 if logits else rows_dtype(kernels)
         self._bias = None if bias is None else bias.float().contiguous()
-        self._pack(weight.float().contiguous(), arena)
+        weight = weight.float()
+        if self._rotated:
+            weight = rotated(weight, self._rotated) / self._rotated
+        self._pack(weight.contiguous(), arena)
 
     def _pack(self, weight: torch.Tensor, arena: Arena) -> None:
         kernels, padded = self._kernels, -(-self._n // PANEL) * PANEL
@@ -78,7 +86,7 @@ class KernelLinear:
 
     def packed(self) -> dict[str, torch.Tensor]:
         """Everything the layer holds, for `unpack`."""
-        held = {"packed": self._packed, "shape": torch.tensor([self._n, self._k, self._bits])}
+        held = {"packed": self._packed, "shape": torch.tensor([self._n, self._k, self._bits, self._rotated])}
         if self._bits == 8:
             held |= {"scales": self._scales, "sums": self._sums}
         if self._bias is not None:
@@ -89,7 +97,7 @@ class KernelLinear:
     def unpack(cls, held: dict[str, torch.Tensor], kernels: ctypes.CDLL, arena: Arena) -> KernelLinear:
         """A layer from what `packed` gave: no product to prepare, no scale to find."""
         layer = cls.__new__(cls)
-        layer._n, layer._k, layer._bits = held["shape"].tolist()
+        layer._n, layer._k, layer._bits, layer._rotated = held["shape"].tolist()
         layer._kernels, layer._out, layer._bias = kernels, rows_dtype(kernels), held.get("bias")
         layer._packed = arena.empty(held["packed"].numel(), held["packed"].dtype)
         layer._packed.copy_(held["packed"])
@@ -101,7 +109,7 @@ class KernelLinear:
         """The layer as the kernels know it."""
         scales, sums = (self._scales.data_ptr(), self._sums.data_ptr()) if self._bits == 8 else (0, 0)
         bias = 0 if self._bias is None else self._bias.data_ptr()
-        return NativeLinear(self._packed.data_ptr(), scales, sums, bias, self._n, self._k, self._bits, 0)
+        return NativeLinear(self._packed.data_ptr(), scales, sums, bias, self._n, self._k, self._bits, self._rotated)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""

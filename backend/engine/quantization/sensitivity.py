@@ -9,9 +9,8 @@ import torch
 
 from backend.engine.model.layer import LINEARS, make_layer
 from backend.engine.model.weights import tensors
-from backend.engine.quantization.calibration import Walk
+from backend.engine.quantization.calibration import Walk, calibration_ids
 from backend.engine.quantization.factory import linear_factory
-from backend.engine.quantization.smooth import calibration_ids, smooth_layer
 
 if TYPE_CHECKING:
     from backend.engine.model.decoder import Decoder
@@ -24,32 +23,22 @@ EVERY = 4
 def measure_sensitivity(high: Decoder, folder: Path) -> dict[str, float]:
     """What holding one layer alone in 8 bits does to the model's predictions.
 
-    The smoothed model in full precision is the same function as the model itself, so its products can be exchanged
-    one by one. Beside `high` never more than one layer is held.
-
     Args:
-        high: the model in full precision; its layers are smoothed in place.
+        high: the model in 16 bits or more; beside it never more than one layer is held.
         folder: where its weights are.
 
     Returns:
         For every product ("3.down", say) the mean Kullback-Leibler divergence, in nats a token, of the calibration
-        text's next-token distributions from those with every layer in full precision.
+        text's next-token distributions from those of `high`.
     """
-    _, make_high = linear_factory(high.variant, high.device, high.kernels)
     _, make_low = linear_factory("int8", high.device, high.kernels)
     weights = dict(tensors(folder))
-    ids = calibration_ids(folder)[: high.max_positions]
-    walk = Walk(high, ids, [])
-    peaks = []
-    for i, layer in enumerate(high.layers):
-        peaks.append(walk.peaks(i, layer))
-        high.layers[i] = make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_high, high.device)
-    ids = ids[:TOKENS]
+    ids = calibration_ids(folder, min(TOKENS, high.max_positions))
     walk = Walk(high, ids, list(range(0, len(ids), EVERY)))
     reference = torch.log_softmax(walk.logits(0, high.layers), dim=-1)
     costs: dict[str, float] = {}
     for i, layer in enumerate(high.layers):
-        quantized = make_layer(smooth_layer(weights, i, high.shape, peaks[i]), i, make_low, high.device)
+        quantized = make_layer(weights, i, make_low, high.device)
         for name in LINEARS:
             kept = getattr(layer, name)
             setattr(layer, name, getattr(quantized, name))

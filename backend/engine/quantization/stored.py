@@ -1,4 +1,4 @@
-"""Quantized weights on disk, by fingerprint: smoothing, calibrating and packing are done once per model and machine.
+"""Quantized weights on disk, by fingerprint: rotating and packing are done once per model and machine.
 
 Also which layers `mixed` keeps in 16 bits. Everything here can be deleted, and is made again.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import tempfile
@@ -21,10 +20,11 @@ from safetensors.torch import save_file
 from backend.engine.memory import Arena
 from backend.engine.model.layer import LINEARS, NORMS, Layer
 from backend.engine.quantization.kernel import PANEL, KernelLinear
+from backend.engine.remembered import recall
 
 log = logging.getLogger(__name__)
 
-FORMAT = f"2-{PANEL}"
+FORMAT = f"3-{PANEL}"
 
 
 @contextlib.contextmanager
@@ -92,21 +92,12 @@ def load_layers(file: Path, count: int, kernels: ctypes.CDLL) -> list[Layer] | N
 
 def sensitive_file(cache_dir: Path, fingerprint: str) -> Path:
     """Where the layers are listed that suffer most from 8 bits."""
-    return cache_dir / "quantized" / f"{fingerprint}-sensitivity-1.json"
+    return cache_dir / "quantized" / f"{fingerprint}-sensitivity-2.json"
 
 
 def load_sensitivity(file: Path) -> dict[str, float] | None:
     """What each layer's 8 bits cost, by name; None where it has not been measured."""
     try:
-        return {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
+        return {str(name): float(value) for name, value in recall(file).items()}
+    except (ValueError, TypeError, AttributeError):
         return None
-
-
-def save_sensitivity(file: Path, costs: dict[str, float]) -> None:
-    """Keep a measurement."""
-    with _kept_if_possible(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(".part")
-        aside.write_text(json.dumps(costs, indent=1))
-        os.replace(aside, file)

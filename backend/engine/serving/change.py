@@ -34,6 +34,7 @@ class Change:
         self._serving, self._scheduler, self._requests = serving, scheduler, requests
         self._emit, self._info = emit, info
         self._follow()
+        self._measure_precision()
 
     def set_switches(self, switches: Switches) -> None:
         """Apply switches now; a new variant is loaded in the background and swapped in between two steps.
@@ -52,6 +53,7 @@ class Change:
                 seq.committed = 0  # from its beginning again, or not at all
         self._follow()
         serving.want(switches.quantization)
+        self._measure_precision()
         self.say_switches()
 
     def say_switches(self, error: str | None = None) -> None:
@@ -73,7 +75,26 @@ class Change:
                 error = f"{load.variant} could not be put in place: {problem}"
         self._serving.settle(served=error is None)
         self._follow()
+        self._measure_precision()
         self.say_switches(error)
+
+    def _measure_precision(self) -> None:
+        """Find out what "auto" weights should be, where that is asked for and not known."""
+        serving = self._serving
+        if serving.switches.quantization == "auto":
+            serving.precision.measure(serving.decoder, lambda: self._scheduler.has_work)
+
+    def take_precision(self) -> None:
+        """Say what came out about the precision of "auto" weights, and load what was chosen."""
+        serving = self._serving
+        if not serving.precision.take_news():
+            return
+        self._emit(InfoChanged(self._info()))
+        if serving.switches.quantization == "auto":
+            before = serving.loading
+            serving.want("auto")
+            if serving.loading != before:
+                self.say_switches()
 
     def _replace(self, decoder: Decoder, switches: Switches) -> None:
         """Put other weights or pages in place; what runs is read again: half a sequence under each is neither.

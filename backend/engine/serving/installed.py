@@ -20,10 +20,14 @@ from backend.engine.cache.kept import KeptBlocks
 from backend.engine.cache.passages import PassageCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda.graphs import DecodeGraphs
+from backend.engine.kernels.build import build_of
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.factory import resolve_variant
+from backend.engine.quantization.stored import FORMAT, layers_file
+from backend.engine.remembered import machine_key
+from backend.engine.serving.precision import Precision
 from backend.engine.switches import Switches
-from backend.models.checkpoint import resolve
+from backend.models.checkpoint import fingerprint, resolve
 
 log = logging.getLogger("tenfold.engine")
 
@@ -55,7 +59,27 @@ class Serving:
         self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._wanted: Load | None = None
         self._files: PrefixStore | None = None
-        self._install(self._load(resolve_variant(self._served, device, self.kernels)), config.switches)
+        self._key = fingerprint(self.folder, config.cache_dir)
+        machine = machine_key(config.thread_count(), build_of(kernels), FORMAT)
+        self.precision = Precision(
+            self.folder, config.cache_dir / "quantized" / f"{self._key}-precision-{machine}.json", self._load, device,
+            kernels, measures=config.measure_precision,
+        )  # fmt: skip
+        self._install(self._ready(), config.switches)
+        self.want(self._served)
+
+    def _ready(self) -> Decoder:
+        """What can serve at once: what was chosen for "auto" where it need not be made first."""
+        variant = self._variant_of(self._served)
+        if self._served == "auto" and not layers_file(self._config.cache_dir, self._key, variant).is_file():
+            variant = self.precision.base
+        return self._load(variant)
+
+    def _variant_of(self, quantization: str) -> str:
+        """The variant that a value of the switch is here and now."""
+        if quantization == "auto":
+            return self.precision.chosen
+        return resolve_variant(quantization, self.device, self.kernels)
 
     def _load(self, variant: str) -> Decoder:
         return Decoder(
@@ -167,7 +191,7 @@ class Serving:
 
     def want(self, quantization: str) -> None:
         """Load what a value of the switch asks for in the background, unless it serves or is on its way."""
-        variant = resolve_variant(quantization, self.device, self.kernels)
+        variant = self._variant_of(quantization)
         if variant == self.decoder.variant:
             self._wanted, self._served = None, quantization
         elif self.loading != variant:

@@ -1,0 +1,100 @@
+"""What is built of AMX's tiles, where no processor has them: the instructions in plain C++ (emulated_amx.h) beneath it.
+
+What the decoder and the encoder give with tiles is what they give without: to the bit in 8 bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend import packaged
+from backend.engine.attention.base import one_sequence
+from backend.engine.config import blocks_for
+from backend.engine.embedding.kernel import KernelForward
+from backend.engine.embedding.weights import read_encoder_shape, read_weights
+from backend.engine.kernels.abi import MIRRORS, check_sizes, declare
+from backend.engine.kernels.build import FLAGS, SOURCES
+from backend.engine.model.decoder import Decoder
+from backend.engine.quantization.kernel import way
+from backend.models.checkpoint import resolve
+from backend.models.random_model import write
+from tests.engine.test_products import AMX, COMPILER, WAYS, X86
+
+CPU = torch.device("cpu")
+TEXTS = [[101, *range(2000, 2000 + n), 102] for n in (1, 5, 30, 77)]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """All kernels, with tiles emulated."""
+    assert COMPILER is not None, "the kernels were not built either"
+    folder = tmp_path_factory.mktemp("amx")
+
+    def compiled(source: Path) -> str:
+        to = folder / f"{source.stem}.o"
+        command = [str(COMPILER), *FLAGS, *WAYS[AMX], "-c", str(source), "-o", str(to)]
+        subprocess.run(command, check=True, capture_output=True)
+        return str(to)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, SOURCES))
+    subprocess.run([COMPILER, "-shared", "-pthread", *objects, "-o", str(folder / "amx.so")], check=True)
+    library = ctypes.CDLL(str(folder / "amx.so"))
+    check_sizes(library, MIRRORS)
+    library = declare(library)
+    assert library.tenfold_has_tiles() and (way(library) == AMX or not X86)
+    return library
+
+
+def both(kernels: ctypes.CDLL, work: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """With tiles and without."""
+    with_tiles = work()
+    kernels.tenfold_use_tiles(0)
+    try:
+        return with_tiles, work()
+    finally:
+        kernels.tenfold_use_tiles(1)
+
+
+@pytest.fixture(scope="module")
+def decoder_folder(tmp_path_factory: pytest.TempPathFactory, chat_folder: Path) -> Path:
+    folder = write("tiny", tmp_path_factory.mktemp("tiny") / "tiny")
+    shutil.copy(chat_folder / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.mark.parametrize(("variant", "far"), [("int8", 0.02), ("bf16", 0.02)])
+def test_the_decoder_answers_with_tiles_as_without(
+    kernels: ctypes.CDLL, decoder_folder: Path, variant: str, far: float
+) -> None:
+    decoder = Decoder(decoder_folder, variant, CPU, kernels)
+    assert decoder.variant == variant
+
+    def logits(count: int) -> np.ndarray:
+        attention = decoder.make_attention()
+        attention.allocate(blocks_for(40))
+        ids = list(range(100, 100 + count))
+        return decoder.forward(one_sequence(ids, list(range(count))), attention).numpy()
+
+    tiles, without = both(kernels, lambda: logits(37))
+    assert np.abs(tiles - without).max() < far * np.abs(without).max(), "its logits are 16 bits in either variant"
+    for count in (1, 4, 5, 16, 33):
+        assert np.array_equal(logits(count), tiles[:count]), "a row is the same whatever is beside it"
+
+
+def test_the_encoder_gives_the_same_vectors_to_the_bit(kernels: ctypes.CDLL, cache_dir: Path) -> None:
+    folder = resolve(packaged.EMBEDDING_MODEL, cache_dir)
+    shape = read_encoder_shape(folder)
+    encoder = KernelForward(folder, shape, read_weights(folder, shape), kernels, bits=8)
+    tiles, without = both(kernels, lambda: encoder(TEXTS))
+    assert np.array_equal(tiles, without)
