@@ -25,6 +25,7 @@ def local_engine(settings: Settings, switchboard: Switchboard, series: StatsSeri
         threads=settings.threads,
         use_kernels=settings.use_kernels,
         measure_precision=settings.measure_precision,
+        products=settings.products,
         hub_kernels=settings.hub_kernels,
         switches=switchboard.stored,
     )

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     measure_precision: bool = Field(
         True, description="Whether auto weights move to the fastest precision that passes the quality gate here."
     )
+    products: str = Field(
+        "auto", pattern="^(auto|tiles|own|torch)$",
+        description="What multiplies by the weights on a processor: what was measured, AMX's tiles, ours or torch's.",
+    )  # fmt: skip
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")
     max_text_mb: int = Field(100, ge=1, description="Most text that one document may give, as UTF-8.")

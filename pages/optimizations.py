@@ -54,6 +54,12 @@ def status(runtime: Runtime) -> None:
         info = runtime.engine.info
         where = f" on {info.device} · products: {info.products} · attention: {info.attention}" if info else ""
         st.markdown(f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}**{where}")
+        if info and len(info.tried_products) > 1:
+            tried = " · ".join(
+                f"{plain(one.label)} {'cannot be used' if one.problem else f'{one.wide_ms:.0f} ms'}"
+                for one in info.tried_products
+            )
+            st.caption(f"Ways to multiply, tried at start on the same piece of work: {tried}")
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")

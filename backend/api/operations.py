@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from backend.access.caller import STRANGER
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
-from backend.engine.messages import PrecisionReport
+from backend.engine.messages import PrecisionReport, TriedProducts
 from backend.engine.protocol import Phase
 from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase
@@ -78,6 +78,8 @@ class Health(BaseModel):
     device: str | None = None
     attention: str | None = None
     products: str | None = None
+    tried_products: tuple[TriedProducts, ...] | None = None
+    """The ways to multiply by the weights that were tried at start, the one that serves first."""
     precision: PrecisionReport | None = None
     """What "auto" weights come to on this machine, and what was measured."""
     uptime_seconds: float | None = None
@@ -171,6 +173,7 @@ def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
     if engine.info is not None:
         health.variant, health.device = engine.info.variant, engine.info.device
         health.attention, health.products = engine.info.attention, engine.info.products
+        health.tried_products = engine.info.tried_products
         health.precision = engine.info.precision
     if stats is not None:
         health.uptime_seconds = round(stats.uptime, 1)

@@ -36,6 +36,7 @@ class EngineConfig:
         chunk_cache_bytes: most that states of recurring texts take in memory.
         use_kernels: False forces the portable torch path, which is what the kernels are checked against.
         measure_precision: "auto" weights move to the fastest that passes the quality gate; else they are 16 bits.
+        products: what multiplies on a processor: "auto" (what was measured), "tiles" (AMX), "own" or "torch".
         hub_kernels: bitsandbytes may fetch kernels from a hub while it runs; otherwise it never asks anybody.
     """
 
@@ -53,6 +54,7 @@ class EngineConfig:
     chunk_cache_bytes: int = 256 << 20
     use_kernels: bool = True
     measure_precision: bool = False
+    products: str = "auto"
     hub_kernels: bool = False
     switches: Switches = field(default_factory=Switches)
 

@@ -69,6 +69,7 @@ def engine_info(
         embedding_max_tokens=embedding.encoder.max_tokens if embedding else None,
         pid=os.getpid(),
         precision=serving.precision.report,
+        tried_products=serving.tried_products,
     )
 
 

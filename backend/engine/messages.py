@@ -169,6 +169,29 @@ class PrecisionReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TriedProducts:
+    """A way to multiply by the weights, as it did at start on this model's own shapes.
+
+    Attributes:
+        way: "tiles", "own" or "torch".
+        label: for a person.
+        wide_ms: milliseconds for a fixed piece of work with weights in 16 bits.
+        bytes_ms: the same in 8 bits; 0 where it has none.
+        problem: why it cannot be chosen; empty where it can.
+    """
+
+    way: str
+    label: str
+    wide_ms: float
+    bytes_ms: float
+    problem: str = ""
+
+    def summary(self) -> str:
+        """In a few words, for the log."""
+        return f"{self.label}: {self.problem or f'{self.wide_ms:.1f} ms in 16 bits, {self.bytes_ms:.1f} in 8'}"
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine has loaded, where, and its limits.
 
@@ -189,6 +212,7 @@ class EngineInfo:
         pid: of the engine's process.
         ineffective: switches that do nothing here, and why.
         precision: what "auto" weights are, and why.
+        tried_products: the ways to multiply that were tried at start, the one that serves first; none on a GPU.
     """
 
     model_folder: str
@@ -213,6 +237,7 @@ class EngineInfo:
     pid: int
     ineffective: dict[str, str] = field(default_factory=dict)
     precision: PrecisionReport | None = None
+    tried_products: tuple[TriedProducts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,14 @@ class ModelShape:
     unrotated_layers: frozenset[int] = frozenset()
     rope: dict[str, Any] = field(default_factory=dict, compare=False)
 
+    def products(self) -> list[tuple[int, int]]:
+        """Sizes of a layer's products with weights, as (out, in)."""
+        queries, states = self.heads * self.head_size, self.kv_heads * self.head_size
+        return [
+            (queries + 2 * states, self.hidden), (self.hidden, queries), (2 * self.intermediate, self.hidden),
+            (self.hidden, self.intermediate),
+        ]  # fmt: skip
+
 
 def read_shape(folder: Path) -> ModelShape:
     """Read `config.json` (and `generation_config.json` for the end tokens).

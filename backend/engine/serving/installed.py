@@ -21,7 +21,10 @@ from backend.engine.cache.passages import PassageCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda.graphs import DecodeGraphs
 from backend.engine.kernels.build import build_of
+from backend.engine.messages import TriedProducts
 from backend.engine.model.decoder import Decoder
+from backend.engine.model.weights import read_shape
+from backend.engine.quantization.choice import choose_products
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.stored import FORMAT, layers_file
 from backend.engine.remembered import machine_key
@@ -59,6 +62,11 @@ class Serving:
         self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._wanted: Load | None = None
         self._files: PrefixStore | None = None
+        self.tried_products: tuple[TriedProducts, ...] = ()
+        if kernels is not None:
+            self.tried_products = choose_products(
+                kernels, read_shape(self.folder).products(), config.cache_dir, config.thread_count(), config.products
+            )
         self._key = fingerprint(self.folder, config.cache_dir)
         machine = machine_key(config.thread_count(), build_of(kernels), FORMAT)
         self.precision = Precision(
