@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from backend.engine.attention.base import AttentionShape, Batch, PagedAttention
+from backend.engine.attention.choice import choose_gpu_attention
 from backend.engine.attention.cpu import KernelAttention
-from backend.engine.attention.flash import choose_gpu_attention
 from backend.engine.attention.gather import GatherAttention
 from backend.engine.model.layer import Layer, make_layer
 from backend.engine.model.one_call import WholeForward
-from backend.engine.model.operations import KernelOps, TorchOps
+from backend.engine.model.operations import KernelOps, Operations, TorchOps, operations_for
 from backend.engine.model.rotary import rotary_tables
 from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, tensors
 from backend.engine.quantization.factory import LOW_BITS, holds_16_bits, linear_factory, resolve_variant
@@ -87,7 +87,7 @@ class Decoder:
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
         self._whole_forward: WholeForward | None = None
         fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
-        self.ops: TorchOps | KernelOps = KernelOps(kernels) if fits and kernels is not None else TorchOps()
+        self.ops: Operations = KernelOps(kernels) if fits and kernels is not None else operations_for(device, s.hidden)
         # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
@@ -158,8 +158,8 @@ class Decoder:
         `int8` asks for keys and values in 8 bits, which only the CPU kernel has; elsewhere it changes nothing.
         """
         if self.device.type == "cuda":
-            attention, problem = choose_gpu_attention(self.attention_shape, self.dtype, self.device)
-            self.notices = [f"Attention runs on the slower portable path: {problem}."] if problem else []
+            attention, tried = choose_gpu_attention(self.attention_shape, self.dtype, self.device)
+            self.notices = [f"{one.name} cannot be used here: {one.problem}." for one in tried if one.problem]
             return attention
         if self.kernels is not None and KernelAttention.supports(self.attention_shape, self.dtype):
             return KernelAttention(
