@@ -19,7 +19,7 @@ def local_engine(settings: Settings, switchboard: Switchboard, series: StatsSeri
         prefix_dir=settings.data_dir / "prefix",
         prefix_disk_bytes=settings.prefix_disk_mb << 20,
         device=settings.device,
-        kv_cache_bytes=settings.kv_cache_mb << 20,
+        kv_cache_bytes=settings.kv_cache_mb << 20 if settings.kv_cache_mb else None,
         max_model_len=settings.max_model_len,
         token_budget=settings.token_budget,
         threads=settings.threads,

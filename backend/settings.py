@@ -36,10 +36,15 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     threads: int = Field(0, ge=0, description="Torch threads of the engine; 0 takes every core.")
-    kv_cache_mb: int = Field(1024, ge=8)
+    kv_cache_mb: int | None = Field(
+        None, ge=8, description="Size of the KV cache; by default 1024 on a processor, and what a GPU has free."
+    )
     prefix_disk_mb: int = Field(2048, ge=0, description="Most that prompt states kept on disk may take.")
     max_model_len: int | None = Field(None, ge=32)
-    token_budget: int = Field(512, ge=16, description="Most tokens one step computes while prefill is chunked.")
+    token_budget: int | None = Field(
+        None, ge=16,
+        description="Most tokens one step computes while prefill is chunked; by default 512, on a GPU 8192.",
+    )  # fmt: skip
     engine_hang_s: float = Field(
         120.0, gt=0, description="Seconds without a sign of life or work after which a hung engine is restarted."
     )

@@ -27,9 +27,11 @@ class EngineConfig:
         cache_dir: where converted weights and built kernels are kept.
         quantize_embeddings: hold the embedding model in 8 bits where that is faster; see `Encoder`.
         device: "auto", "cpu" or "cuda".
-        kv_cache_bytes: size of the paged KV cache. Reserved at start, resident only when touched.
+        kv_cache_bytes: size of the paged KV cache; None takes 1 GiB on a processor, where it is resident only when
+            touched, and what is free on a GPU but a tenth of it all.
         max_model_len: longest sequence in tokens; None takes the model's own limit.
-        token_budget: most tokens one step computes when prefill is chunked.
+        token_budget: most tokens one step computes when prefill is chunked; None takes 512 on a processor, 8,192 on a
+            GPU.
         threads: torch threads; 0 takes every core.
         prefix_dir: where KV blocks are kept on disk; None keeps none.
         prefix_disk_bytes: most that they take there.
@@ -45,9 +47,9 @@ class EngineConfig:
     embedding_model: str | None = None
     quantize_embeddings: bool = True
     device: str = "auto"
-    kv_cache_bytes: int = 1 << 30
+    kv_cache_bytes: int | None = None
     max_model_len: int | None = None
-    token_budget: int = 512
+    token_budget: int | None = None
     threads: int = 0
     prefix_dir: Path | None = None
     prefix_disk_bytes: int = 2 << 30
@@ -63,6 +65,10 @@ class EngineConfig:
         if self.threads > 0:
             return self.threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def step_tokens(self) -> int:
+        """`token_budget`, or what is usual on such a device."""
+        return self.token_budget or (8192 if self.device_type() == "cuda" else 512)
 
     def device_type(self) -> str:
         """`device`, or what "auto" comes to on this machine."""

@@ -83,7 +83,7 @@ class EngineCore:
             )
         self.load_seconds = time.monotonic() - started
         self.statistics.started = time.monotonic()
-        self.scheduler = Scheduler(self.serving.cache, config.switches, config.token_budget)
+        self.scheduler = Scheduler(self.serving.cache, config.switches, config.step_tokens())
         self.runner = Runner(self.serving, self.statistics)
         self.requests = Requests(self.scheduler, self.serving, emit)
         self._change = Change(self.serving, self.scheduler, self.requests, emit, self.info)

@@ -89,7 +89,7 @@ def ineffective(device_type: str, *, kernels: bool, scattered: bool, graphs: boo
         + ("this engine runs on a GPU." if gpu else "it does not serve on this machine."),
         Needs.SCATTERED_READING: None if scattered else "Does nothing here: this GPU's attention reads every position.",
         Needs.CUDA_GRAPHS: None if graphs else "Does nothing here: "
-        + ("this GPU's attention cannot be recorded." if gpu else "this engine runs on a processor."),
+        + ("decode steps cannot be recorded on this GPU." if gpu else "this engine runs on a processor."),
     }
     reasons = {f.name: missing[f.metadata["needs"]] for f in fields(Switches) if f.metadata["needs"]}
     if gpu:

@@ -1,6 +1,7 @@
-"""Memory for what the CPU reads at every step: in huge pages, so that address translation does not limit bandwidth.
+"""Memory: how much there is for the KV cache, and huge pages for what the CPU reads at every step.
 
-Anonymous mappings: zero, resident only once touched, given back when the last tensor over them is gone.
+With those, address translation does not limit bandwidth. Anonymous mappings: zero, resident only once touched, given
+back when the last tensor over them is gone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,19 @@ import torch
 
 CHUNK = 64 << 20
 ALIGNMENT = 64
+ON_A_PROCESSOR = 1 << 30
+LEFT_FREE = 0.1
+"""Of a GPU's memory, for what a step computes beside weights and pages."""
+
+
+def kv_cache_bytes(asked: int | None, device: torch.device) -> int:
+    """Bytes for the KV cache: what is asked for, else 1 GiB; on a GPU what is free beside the weights, but a tenth."""
+    if asked is not None:
+        return asked
+    if device.type != "cuda":
+        return ON_A_PROCESSOR
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, int(free - LEFT_FREE * total))
 
 
 def zeros(count: int, dtype: torch.dtype) -> torch.Tensor:

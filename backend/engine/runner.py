@@ -12,7 +12,7 @@ import torch
 
 from backend.engine.attention.base import Batch, NewTokens, make_batch
 from backend.engine.messages import Logprob
-from backend.engine.sampler import sample, score_prompt
+from backend.engine.sampler import sample, score_prompt, takes_the_likeliest
 from backend.engine.scheduler import Scheduled
 from backend.engine.sequence import Sequence
 from backend.engine.serving.installed import Serving
@@ -69,11 +69,17 @@ class Runner:
         """Draw token after token as if nothing had been guessed; a guess that agrees saves its own step."""
         produced: Produced = []
         row = 0
+        kernels = self._serving.kernels
+        # On a GPU every row that is drawn by itself is waited for by itself; the likeliest of all are known at once.
+        likeliest = logits.argmax(dim=-1).tolist() if kernels is None else None
         for item in complete:
             seq, accepted = item.seq, 0
             for guess in [*item.draft, None]:
                 at = row + accepted
-                (token,), (logprob,) = sample(logits[at : at + 1], [seq], self._serving.kernels)
+                if likeliest is not None and takes_the_likeliest(seq):
+                    token, logprob = likeliest[at], None
+                else:
+                    (token,), (logprob,) = sample(logits[at : at + 1], [seq], kernels)
                 seq.tokens.append(token)
                 produced.append((seq, token, logprob))
                 if token != guess or seq.finish_reason:

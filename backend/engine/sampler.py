@@ -43,6 +43,14 @@ def sample(
     return tokens, _logprobs(logits, seqs, tokens, None)
 
 
+def takes_the_likeliest(seq: Sequence) -> bool:
+    """Whether its next token is the likeliest of the logits as they are, and nothing more is asked of them."""
+    p = seq.sampling
+    plain = p.repetition_penalty == 1.0 and not (p.frequency_penalty or p.presence_penalty or p.logit_bias)
+    ends_freely = seq.output_len >= p.min_tokens or not seq.end_ids
+    return plain and ends_freely and p.temperature <= GREEDY_BELOW and p.logprobs is None
+
+
 def _penalize(logits: torch.Tensor, seqs: list[Sequence]) -> None:
     for i, seq in enumerate(seqs):
         p = seq.sampling

@@ -16,7 +16,6 @@ from pathlib import Path
 from backend import packaged
 from backend.engine.bench.sitting import Sitting
 from backend.engine.bench.workloads import WORKLOADS
-from backend.engine.config import EngineConfig
 
 
 def measure_peers(sitting: Sitting) -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--quantization", nargs="+", default=["auto"], help="auto, fp32, bf16, int8, mixed, …")
     parser.add_argument("--model", default=packaged.CHAT_MODEL)
     parser.add_argument("--max-batch", type=int, default=64)
-    parser.add_argument("--token-budget", type=int, default=EngineConfig.token_budget)
+    parser.add_argument("--token-budget", type=int)
     parser.add_argument("--kv-cache-mb", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -21,6 +21,7 @@ from backend.engine.cache.passages import PassageCache
 from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda.graphs import DecodeGraphs
 from backend.engine.kernels.build import build_of
+from backend.engine.memory import kv_cache_bytes
 from backend.engine.messages import TriedProducts
 from backend.engine.model.decoder import Decoder
 from backend.engine.model.weights import read_shape
@@ -62,6 +63,7 @@ class Serving:
         self._served = config.switches.quantization  # the switch's value for the weights that serve
         self._wanted: Load | None = None
         self._files: PrefixStore | None = None
+        self._kv_cache_bytes: int | None = None
         self.tried_products: tuple[TriedProducts, ...] = ()
         if kernels is not None:
             self.tried_products = choose_products(
@@ -101,17 +103,26 @@ class Serving:
         self.decoder, self.switches, self.fingerprint = decoder, switches, decoder.fingerprint
         self.attention: PagedAttention = decoder.make_attention(int8=switches.kv_cache == "int8")
         self.attention.selection = _selection(switches)
-        blocks = min(self._config.kv_cache_bytes // self.attention.block_bytes, MOST_BLOCKS)
+        if self._kv_cache_bytes is None:  # of the first weights; beside others while these change, less would be free
+            self._kv_cache_bytes = kv_cache_bytes(self._config.kv_cache_bytes, self.device)
+        blocks = min(self._kv_cache_bytes // self.attention.block_bytes, MOST_BLOCKS)
         if blocks < 2:
             raise ValueError("The KV cache is too small for a single block; raise TENFOLD_KV_CACHE_MB.")
         recorded = self.device.type == "cuda" and self.attention.capturable
         self.attention.allocate(blocks + 1 if recorded else blocks)
         self.max_model_len = min(decoder.max_positions, blocks * BLOCK_SIZE)
-        self.graphs = DecodeGraphs(decoder, self.attention, blocks, self.max_model_len) if recorded else None
+        self.graphs = self._record(decoder, blocks) if recorded else None
         identity = f"{self.fingerprint}:{decoder.variant}:{self.attention.name}:{self.attention.block_bytes}"
         self.store = self._open_store(identity)
         self.cache = self._empty_cache(blocks, identity)
         self.passages = self._empty_passages()
+
+    def _record(self, decoder: Decoder, spare_block: int) -> DecodeGraphs | None:
+        try:
+            return DecodeGraphs(decoder, self.attention, spare_block, self.max_model_len)
+        except RuntimeError as error:  # an operation that this driver or torch cannot capture
+            log.warning("CUDA graphs cannot be used here: %s", error)
+            return None
 
     def _open_store(self, identity: str) -> KeptBlocks | None:
         if self._config.prefix_dir is None:
