@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from backend.engine.attention.base import AttentionShape, Batch, NewTokens, PagedAttention, make_batch
-from backend.engine.attention.flash import VarlenAttention
+from backend.engine.attention.flash import VarlenAttention, leave_to_torch
 from backend.engine.attention.gather import GatherAttention
 from backend.engine.config import blocks_for
 
@@ -86,6 +86,8 @@ def _chosen(
         tried.append(TriedAttention(name, milliseconds))
         if milliseconds < least:
             best, least = make, milliseconds
+    if best is not VarlenAttention:
+        leave_to_torch()
     log.info("attention: %s", "; ".join(f"{t.name}: {t.problem or f'{t.milliseconds:.2f} ms'}" for t in tried))
     return best, tried
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 
 from backend.engine.attention.base import AttentionShape, Batch
 from backend.engine.attention.gather import GatherAttention, split_and_rotate
+
+log = logging.getLogger("tenfold.engine")
 
 VarlenKernel = Callable[..., Any]
 """`torch.nn.attention.varlen.varlen_attn`, or what stands for it in a test."""
@@ -68,9 +72,23 @@ class VarlenAttention(GatherAttention):
         return out.flatten(1)
 
 
+def leave_to_torch() -> None:
+    """Give up what `VarlenAttention` switched on in torch, where it does not serve."""
+    with contextlib.suppress(ImportError):
+        from torch.nn.attention import current_flash_attention_impl, restore_flash_attention_impl
+
+        if current_flash_attention_impl() is not None:
+            restore_flash_attention_impl()
+
+
 def _stock_kernel() -> VarlenKernel:
+    from torch.nn.attention import activate_flash_attention_impl
     from torch.nn.attention.varlen import varlen_attn
 
+    try:
+        activate_flash_attention_impl("FA3")  # it alone reads pages as small as ours; torch never takes it by itself
+    except Exception as error:  # its package is not installed, or not for this card
+        log.info("FlashAttention 3 is not there: %s", error)
     if not {"block_table", "num_splits"} <= inspect.signature(varlen_attn).parameters.keys():
         raise NotImplementedError("this torch's varlen_attn knows no block tables")
     return varlen_attn
