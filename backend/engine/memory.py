@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from pathlib import Path
 
+import psutil
 import torch
 
 CHUNK = 64 << 20
@@ -27,6 +29,18 @@ def kv_cache_bytes(asked: int | None, device: torch.device) -> int:
         return ON_A_PROCESSOR
     free, total = torch.cuda.mem_get_info(device)
     return max(0, int(free - LEFT_FREE * total))
+
+
+def available() -> int:
+    """Bytes that this process may still take: of the machine, and of the control group that holds it (a container)."""
+    free = int(psutil.virtual_memory().available)
+    for most, used in (
+        ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    ):  # fmt: skip
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file
+            root = Path("/sys/fs/cgroup")
+            free = min(free, int((root / most).read_text()) - int((root / used).read_text()))
+    return free
 
 
 def zeros(count: int, dtype: torch.dtype) -> torch.Tensor:

@@ -178,6 +178,7 @@ class TriedProducts:
         wide_ms: milliseconds for a fixed piece of work with weights in 16 bits.
         bytes_ms: the same in 8 bits; 0 where it has none.
         problem: why it cannot be chosen; empty where it can.
+        passes: whether the problem may be another the next time, as a lack of memory is.
     """
 
     way: str
@@ -185,6 +186,7 @@ class TriedProducts:
     wide_ms: float
     bytes_ms: float
     problem: str = ""
+    passes: bool = False
 
     def summary(self) -> str:
         """In a few words, for the log."""

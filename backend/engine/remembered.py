@@ -22,15 +22,17 @@ def recall(file: Path) -> Any:
         return None
 
 
-def remember(file: Path, value: Any) -> None:
-    """Keep a value as JSON, whole or not at all; where no room is left it serves this once."""
+def remember(file: Path, value: Any) -> bool:
+    """Keep a value as JSON, whole or not at all; returns whether that could be done."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as aside:
             (Path(aside) / file.name).write_text(json.dumps(value, indent=1))
             os.replace(Path(aside) / file.name, file)
+        return True
     except OSError as error:
         log.warning("%s could not be kept: %s", file.name, error)
+        return False
 
 
 def machine_key(threads: int, *parts: str) -> str:

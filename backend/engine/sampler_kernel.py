@@ -18,7 +18,7 @@ def draw(logits: torch.Tensor, seqs: list[Sequence], kernels: ctypes.CDLL, greed
         p = seq.sampling
         if p.temperature > greedy_below:
             native.uniform, native.temperature = seq.rng.random(), p.temperature
-            native.top_p, native.min_p, native.top_k = p.top_p, p.min_p, p.top_k
+            native.top_p, native.min_p, native.top_k = p.top_p, p.min_p, min(p.top_k, logits.shape[1])
     tokens = torch.empty(len(seqs), dtype=torch.int64)
     kernels.tenfold_sample(logits.data_ptr(), *logits.shape, draws, tokens.data_ptr())
     out: list[int] = tokens.tolist()

@@ -14,9 +14,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "repetition_penalty": (0.01, 100),
     "frequency_penalty": (-100, 100),
     "presence_penalty": (-100, 100),
-    "max_tokens": (0, 1 << 31),
-    "min_tokens": (0, 1 << 31),
-    "top_k": (0, 1 << 31),
+    "max_tokens": (0, (1 << 31) - 1),
+    "min_tokens": (0, (1 << 31) - 1),
+    "top_k": (0, (1 << 31) - 1),
     "logprobs": (0, MOST_LOGPROBS),
     "prompt_logprobs": (0, MOST_LOGPROBS),
 }

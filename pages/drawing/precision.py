@@ -14,7 +14,8 @@ GATE = "perplexity at most 1 % up, the same likeliest next token at 96 % of all 
 def precision(runtime: Runtime) -> None:
     """Draw it, and again while it is being measured."""
     info = runtime.engine.info
-    going_on = info is not None and info.precision is not None and info.precision.state in GOING_ON
+    state = info.precision.state if info is not None and info.precision is not None else ""
+    going_on = state == "measuring" or (state == "waiting" and runtime.engine.switches.quantization == "auto")
 
     @st.fragment(run_every=1.0 if going_on else None)
     def report() -> None:
@@ -33,7 +34,9 @@ def _draw(runtime: Runtime) -> None:
     if info is None or info.precision is None:
         return
     report = info.precision
-    if report.state in GOING_ON:
+    if report.state == "waiting" and runtime.engine.switches.quantization != "auto":
+        st.caption("auto is the fastest weights that pass the quality gate; they are looked for once it is chosen.")
+    elif report.state in GOING_ON:
         st.caption(
             f"**auto is {report.chosen} for now.** Looking in the background for the fastest weights inside the gate "
             f"({GATE}): {plain(report.detail) or 'about to begin'} …"

@@ -16,7 +16,7 @@ from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.messages import TriedProducts
 from backend.engine.quantization import choice
 from backend.engine.quantization.choice import OWN, TILES, TORCH, choose_products
-from backend.engine.quantization.kernel import is_fast, way
+from backend.engine.quantization.kernel import serves, way
 from backend.engine.switches import Switches
 
 SHAPES = [(96, 64), (64, 96), (96, 64)]
@@ -34,10 +34,10 @@ def kernels(cache_dir: Path) -> Iterator[ctypes.CDLL]:
     library.tenfold_use_tiles(int(tiles))
 
 
-def choice_state() -> dict[int, bool]:
+def choice_state() -> dict[tuple[int, int], bool]:
     from backend.engine.quantization import kernel
 
-    return kernel._preferred
+    return kernel._serving
 
 
 def test_what_serves_was_tried_and_is_remembered(
@@ -45,7 +45,7 @@ def test_what_serves_was_tried_and_is_remembered(
 ) -> None:
     tried = choose_products(kernels, SHAPES, tmp_path, 1)
     assert {one.way for one in tried} >= {OWN, TORCH} and all(one.wide_ms > 0 for one in tried if not one.problem)
-    assert is_fast(kernels) is (tried[0].way != TORCH)
+    assert serves(kernels, 16) is (tried[0].way != TORCH) and serves(kernels, 8)
 
     def tried_again(*_: Any) -> None:
         raise AssertionError("it is known")
@@ -71,7 +71,7 @@ def test_a_way_that_is_wrong_or_refuses_is_never_chosen(
 
     monkeypatch.setattr(choice, "_ours", lambda library, bits: lambda weight: Wrong(real(library, bits)(weight)))
     chosen, *others = choose_products(kernels, SHAPES, tmp_path, 1, OWN)
-    assert chosen.way == TORCH and not is_fast(kernels)
+    assert chosen.way == TORCH and not serves(kernels, 16) and not serves(kernels, 8)
     assert any("8 rows in 16 bits are" in one.problem for one in others)
 
     def refuses(weight: torch.Tensor) -> None:
@@ -80,7 +80,8 @@ def test_a_way_that_is_wrong_or_refuses_is_never_chosen(
     monkeypatch.setattr(choice, "_ours", real)
     monkeypatch.setattr(choice, "_torchs", refuses)
     chosen = choose_products(kernels, [(64, 64)], tmp_path, 1)[0]
-    assert chosen.way != TORCH and is_fast(kernels)
+    assert chosen.way != TORCH and serves(kernels, 16)
+    assert len(list((tmp_path / "kernels").iterdir())) == 1, "what may pass is not remembered; a wrong result is"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"way": 1}]'])
@@ -107,6 +108,6 @@ def test_a_setting_pins_one(
 ) -> None:
     harness = make_engine(Switches(quantization="int8"), folder=tiny[0], products=pinned)
     info = harness.core.info()
-    assert info.tried_products[0].way == pinned and is_fast(kernels) is own
+    assert info.tried_products[0].way == pinned and serves(kernels, 16) is serves(kernels, 8) is own
     assert info.products == (f"our own, {way(kernels)}" if own else "torch")
     assert len(harness.run({"r": [1, 2, 3]}, max_tokens=3, ignore_eos=True)["r"]) == 3

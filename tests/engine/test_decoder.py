@@ -83,3 +83,20 @@ def test_an_unsupported_architecture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}')
     with pytest.raises(UnsupportedModelError, match=r"GPT2LMHeadModel.*LlamaForCausalLM"):
         read_shape(tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["bf16", "int8"])
+def test_sizes_that_are_no_whole_vectors_are_right_too(variant: str, tmp_path: Path, cache_dir: Path) -> None:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=72, head_dim=16, intermediate_size=100, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    results = []
+    for name, kernels in (("fp32", None), (variant, load_cpu_kernels(cache_dir))):
+        decoder = Decoder(tmp_path, name, torch.device("cpu"), kernels)
+        attention = decoder.make_attention()
+        attention.allocate(2)
+        results.append(decoder.forward(one_sequence(list(range(20)), 0, [0, 1]), attention))
+    assert float((results[0] - results[1]).norm() / results[0].norm()) < 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.messages import InfoChanged, PrecisionReport, SwitchesApplied
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization import loss as loss_module
-from backend.engine.quantization.factory import holds_16_bits
+from backend.engine.quantization.kernel import is_fast
 from backend.engine.quantization.loss import Yardstick
 from backend.engine.quantization.speed import Speed, compare
 from backend.engine.serving import precision as precision_module
@@ -31,8 +32,8 @@ AUTO = Switches(quantization="auto")
 
 @pytest.fixture(autouse=True)
 def _own_products(cache_dir: Path) -> None:
-    if not holds_16_bits("bf16", CPU, load_cpu_kernels(cache_dir)):
-        pytest.skip("our products are no faster in fewer bits on this processor, so nothing is measured")
+    if not is_fast(load_cpu_kernels(cache_dir)):
+        pytest.skip("16 bits are held as fp32 on this processor, and these tests name them bf16")
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,41 @@ def test_an_error_while_measuring_is_said_and_nothing_else(
     report = settle(harness)
     assert (report.state, report.chosen) == ("failed", "bf16") and "no such luck" in report.detail
     assert len(harness.run({"r": [5, 6, 7]}, max_tokens=4, ignore_eos=True)["r"]) == 4
+
+
+def test_an_engine_that_stops_in_order_is_no_attempt(
+    start: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    halted = threading.Event()
+
+    def waits(*_: Any) -> None:
+        halted.wait(60)
+        raise RuntimeError("ended")
+
+    monkeypatch.setattr(precision_module, "Yardstick", waits)
+    for _ in range(precision_module.ATTEMPTS + 1):
+        harness = start()
+
+        def begun() -> Path | None:
+            files = list((tmp_path / "quantized").glob("*-precision-*.json"))
+            return files[0] if files and json.loads(files[0].read_text()) == {"attempts": 1} else None
+
+        file = until(begun, "it began")
+        assert harness.core.serving.precision.is_measuring
+        harness.core.close()
+        assert json.loads(file.read_text()) == {"attempts": 0}
+    halted.set()
+
+
+def test_a_cache_that_cannot_be_written_and_a_lack_of_memory_measure_nothing(
+    start: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_module, "available", lambda: 1000)
+    assert "free memory" in settle(start()).detail
+    monkeypatch.undo()
+    monkeypatch.setattr(precision_module, "remember", lambda file, value: False)
+    report = settle(start())
+    assert report.state == "off" and "cannot be written" in report.detail
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.kernels.abi import SIGNATURES
+from backend.engine.kernels.build import FLAGS, HERE, load_cpu_kernels
 from backend.engine.memory import Arena
 from backend.engine.quantization.kernel import KernelLinear
+from tests.engine.test_products import COMPILER
 
 CROWD = 8
 ROUNDS = 120
@@ -37,6 +40,33 @@ def check(linear: KernelLinear, x: torch.Tensor, expected: torch.Tensor, wrong: 
         # The rows are a copy that is gone after the call: whoever is late must not read it, nor write what came of it.
         if not torch.equal(linear(x[:rows].clone()), expected[:rows]):
             wrong.append(i)
+
+
+@pytest.fixture(scope="module")
+def stalling(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Products whose helpers lose their core at the worst moment: between taking a piece and looking what it is."""
+    assert COMPILER is not None, "the kernels were not built either"
+    library = tmp_path_factory.mktemp("team") / "team.so"
+    sources = [str(HERE / name) for name in ("gemm.cpp", "team.cpp")]
+    command = [COMPILER, *FLAGS, "-O1", "-DTENFOLD_STALLS", "-shared", *sources, "-o", str(library)]
+    subprocess.run(command, check=True, capture_output=True)
+    loaded = ctypes.CDLL(str(library))
+    for name, (arguments, result) in SIGNATURES.items():
+        if hasattr(loaded, name):
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = arguments, result
+    return loaded
+
+
+def test_who_comes_late_for_a_piece_does_no_harm(stalling: ctypes.CDLL) -> None:
+    stalling.tenfold_set_threads(1)
+    linear, x = layer(stalling, 16), torch.randn(24, 576)
+    expected = linear(x)
+    stalling.tenfold_set_threads(4)
+    wrong: list[int] = []
+    for _ in range(5):
+        check(linear, x, expected, wrong)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("bits", [16, 8])

@@ -114,7 +114,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize("width", [64, 576, 1000])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_steps_between_products_are_those_of_plain_torch(width: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     residual, delta, weight = torch.randn(7, width).to(dtype), torch.randn(7, width).to(dtype), torch.rand(width)

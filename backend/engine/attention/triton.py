@@ -11,8 +11,9 @@ from backend.engine.config import BLOCK_SIZE
 from backend.engine.cuda import kernels
 
 SPLIT = 1024
-"""Keys that one program of a decode step reads: a long context is shared among programs, by this size whatever else is
-in the batch."""
+"""Keys that one program reads: a long context is shared among programs, by this size whatever else is in the batch."""
+MOST_PARTS = 256 << 20
+"""Bytes for the parts of a step that reads prompts."""
 
 
 class TritonAttention(GatherAttention):
@@ -51,15 +52,17 @@ class TritonAttention(GatherAttention):
         )  # fmt: skip
         out = torch.empty_like(queries)
         decodes = batch.max_query == 1
-        # A step's own split count: where contexts are longer, more programs, each over the same keys as before.
-        splits = triton.cdiv(batch.max_context, SPLIT) if decodes else 1
+        # A power of two, since each count is compiled by itself; one where parts of many rows would take much memory.
+        splits = triton.next_power_of_2(triton.cdiv(batch.max_context, SPLIT))
+        if splits * queries.numel() * 4 > MOST_PARTS and not decodes:
+            splits = 1
         rows = max(16, self._lanes * (1 if decodes else max(1, 64 // self._lanes)))
         parts = tops = sums = out
         if splits > 1:
             parts = torch.empty(splits, *queries.shape, dtype=torch.float32, device=qkv.device)
             tops, sums = torch.empty(2, splits, tokens, s.heads, dtype=torch.float32, device=qkv.device)
         sequences = batch.context_lens.shape[0]
-        kernels.attend[(triton.cdiv(batch.max_query, rows // self._lanes), s.kv_heads, sequences * splits)](
+        kernels.attend[(sequences * splits, s.kv_heads, triton.cdiv(batch.max_query, rows // self._lanes))](
             queries, self.keys[layer], self.values[layer], out, parts, tops, sums, batch.tables, batch.positions,
             batch.query_starts, batch.context_lens, s.head_size**-0.5, batch.tables.shape[1],
             PAGE=BLOCK_SIZE, GROUP=self._group, LANES=self._lanes, KV_HEADS=s.kv_heads, D=s.head_size,

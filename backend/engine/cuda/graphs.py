@@ -6,46 +6,17 @@ one is replayed at a time. Rows beyond the batch write to a block of their own t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from backend.engine.attention.base import Batch, PagedAttention
 from backend.engine.config import BLOCK_SIZE, blocks_for
+from backend.engine.cuda.recording import Recorder, Work, cuda_recorder
 from backend.engine.model.decoder import Decoder
 
-log = logging.getLogger("tenfold.engine")
-
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-WARM_UPS = 3
-
-Work = Callable[[], torch.Tensor]
-Recorder = Callable[[Work], tuple[Callable[[], None], torch.Tensor]]
-"""Records work; gives what does it again, and where its result lies then."""
-
-
-def cuda_recorder(device: torch.device) -> Recorder:
-    """Records CUDA graphs that share one pool of memory."""
-    pool: list[Any] = []
-
-    def record(work: Work) -> tuple[Callable[[], None], torch.Tensor]:
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                work()
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool[0] if pool else None):
-            result = work()
-        pool[:] = [graph.pool()]
-        return graph.replay, result
-
-    return record
-
 
 class DecodeGraphs:
     """Graphs of one decoder over one set of pages.

@@ -59,11 +59,11 @@ def attend(
     PAGE: tl.constexpr, GROUP: tl.constexpr, LANES: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
     DEPTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """One program a bunch of tokens, key head, and sequence × split: online softmax over a split of its pages.
+    """One program a sequence × split, key head and bunch of tokens: online softmax over a split of its pages.
 
     FlashAttention 2 (Dao 2023) over block tables; with several splits FlashDecoding, whose halves `join` puts together.
     A key is seen by the queries at its position and behind it, so positions may have gaps. Splits are of a fixed size:
-    what a row gives does not depend on the rows beside it.
+    how many there are beyond a row's context changes nothing.
 
     Args:
         queries: [tokens, GROUP × KV_HEADS, D], rotated.
@@ -90,8 +90,8 @@ def attend(
         SPLIT: keys of a split.
         SPLITS: how many there are.
     """
-    bunch, head = tl.program_id(0), tl.program_id(1)
-    sequence, split = tl.program_id(2) // SPLITS, tl.program_id(2) % SPLITS
+    bunch, head = tl.program_id(2), tl.program_id(1)
+    sequence, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     end = tl.load(query_starts + sequence + 1)
     first = tl.load(query_starts + sequence) + bunch * (ROWS // LANES)
     if first >= end:
@@ -116,7 +116,7 @@ def attend(
         base = ((block * PAGE + key % PAGE) * KV_HEADS + head) * D
         loaded = there[:, None] & (depth < D)[None, :]
         k = tl.load(keys + base[:, None] + depth[None, :], mask=loaded, other=0.0)
-        score = tl.dot(query, tl.trans(k)) * scale
+        score = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
         score = tl.where(there[None, :] & (key[None, :] <= position[:, None]), score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         finite = tl.where(higher == float("-inf"), 0.0, higher)  # a row may see none of these keys
@@ -124,15 +124,16 @@ def attend(
         shrunk = tl.exp(top - finite)
         total = total * shrunk + tl.sum(weight, 1)
         v = tl.load(values + base[:, None] + depth[None, :], mask=loaded, other=0.0)
-        held = held * shrunk[:, None] + tl.dot(weight.to(v.dtype), v)
+        held = held * shrunk[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         top = higher
     if SPLITS == 1:
         result = held / tl.where(total == 0.0, 1.0, total)[:, None]
         tl.store(out + at[:, None] * D + depth[None, :], result.to(out.dtype.element_ty), mask=inside)
     else:
-        rows = tl.load(query_starts + tl.num_programs(2) // SPLITS).to(tl.int64) * (GROUP * KV_HEADS)
+        rows = tl.load(query_starts + tl.num_programs(0) // SPLITS).to(tl.int64) * (GROUP * KV_HEADS)
         at += split * rows
-        tl.store(parts + at[:, None] * D + depth[None, :], held, mask=inside)
+        if begin < stop:  # what lies behind a context has no part, and none is read
+            tl.store(parts + at[:, None] * D + depth[None, :], held, mask=inside)
         tl.store(tops + at, top, mask=valid)
         tl.store(sums + at, total, mask=valid)
 
@@ -148,9 +149,10 @@ def join(parts, tops, sums, out, rows, D: tl.constexpr, DEPTH: tl.constexpr, SPL
     total, held = 0.0, tl.zeros((DEPTH,), tl.float32)
     for split in range(SPLITS):
         at = split * rows + row
+        seen = tl.load(sums + at)
         shrunk = tl.exp(tl.load(tops + at) - top)
-        total += shrunk * tl.load(sums + at)
-        held += shrunk * tl.load(parts + at * D + depth, mask=inside, other=0.0)
+        total += shrunk * seen
+        held += shrunk * tl.load(parts + at * D + depth, mask=inside & (depth * 0.0 + seen > 0.0), other=0.0)
     tl.store(out + row * D + depth, (held / total).to(out.dtype.element_ty), mask=inside)
 
 
@@ -164,7 +166,8 @@ def add_rms_norm(
     at = row * width + i
     x = tl.load(residual + at, mask=inside, other=0.0)
     if ADDS:
-        x += tl.load(delta + at, mask=inside, other=0.0).to(x.dtype)
+        added = x.to(tl.float32) + tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
+        x = added.to(residual.dtype.element_ty)
         tl.store(residual + at, x, mask=inside)
     x = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)

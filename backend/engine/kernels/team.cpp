@@ -33,6 +33,14 @@ inline void pause() {
 #endif
 }
 
+// Where a helper that loses its core does most harm: tests have it lose it there.
+inline void stall([[maybe_unused]] int helper) {
+#if defined(TENFOLD_STALLS)
+  static thread_local int count = 0;
+  if (helper && ++count % 64 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+#endif
+}
+
 // Spins until `ready()`; false where it has not come about.
 template <typename Ready> bool spin(Ready ready, int looks) {
   for (int i = 0; i < looks; i++) {
@@ -82,9 +90,10 @@ struct Crew {
   alignas(64) std::atomic<uint64_t> number{0};  // of 64 bits, or a number would come again within days of full load
   alignas(64) std::atomic<int> done{0};
 
-  // Whether this thread is the one that commits a piece; `before` is what stood there when it began.
+  // Whether this thread is the one that commits a piece; `before` is what stood there when it began. A later job's number
+  // stands there where the thread lost its core before it looked: then its piece was done long ago.
   static bool claim(std::atomic<uint64_t>& slot, uint64_t before, uint64_t job) {
-    return before != job && slot.compare_exchange_strong(before, job, std::memory_order_acq_rel);
+    return before < job && slot.compare_exchange_strong(before, job, std::memory_order_acq_rel);
   }
 
   // Works on a job until no piece of it is left to be taken; gives how many it took.
@@ -103,6 +112,7 @@ struct Crew {
         const int piece = begin + (int)(uint32_t)seen;
         if (piece >= end) break;
         if (!taken[whose].value.compare_exchange_weak(seen, seen + 1)) continue;
+        stall(me);
         const uint64_t before = slots[piece].load();
         first(context, piece, piece + 1 < end ? piece + 1 : piece);
         if (claim(slots[piece], before, job)) {

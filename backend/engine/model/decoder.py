@@ -23,6 +23,7 @@ from backend.engine.model.operations import KernelOps, Operations, TorchOps, ope
 from backend.engine.model.rotary import rotary_tables
 from backend.engine.model.weights import ModelShape, check_sizes, expected_sizes, read_shape, tensors
 from backend.engine.quantization.factory import LOW_BITS, holds_16_bits, linear_factory, resolve_variant
+from backend.engine.quantization.kernel import serves
 from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory
 from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.stored import (
@@ -86,8 +87,11 @@ class Decoder:
         self.cosine, self.sine = rotary_tables(s, self.max_positions, device)
         self.attention_shape = AttentionShape(s.layers, s.heads, s.kv_heads, s.head_size)
         self._whole_forward: WholeForward | None = None
-        fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
-        self.ops: Operations = KernelOps(kernels) if fits and kernels is not None else operations_for(device, s.hidden)
+        # The kernels go through rows in whole vectors of 16 numbers.
+        self._fits = kernels is not None and s.hidden % 16 == 0 and s.intermediate % 16 == 0 and device.type == "cpu"
+        self.ops: Operations = operations_for(device, s.hidden)
+        if kernels is not None and self._fits:
+            self.ops = KernelOps(kernels)
         # Float32 for the sums of many layers on CPU; on CUDA the working dtype, as everyone measures it there.
         self._residual_dtype = torch.float32 if device.type == "cpu" else self.dtype
 
@@ -119,7 +123,7 @@ class Decoder:
     def twin(self) -> Decoder:
         """The same weights for another thread, which may read other pages meanwhile."""
         twin = copy.copy(self)
-        twin._whole_forward = None
+        twin._whole_forward, twin.layers = None, [copy.copy(layer) for layer in self.layers]
         return twin
 
     def _dense(self, weights: dict[str, torch.Tensor], name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -136,8 +140,7 @@ class Decoder:
 
     def _kept_layers(self) -> list[Layer] | None:
         """Quantized layers from an earlier start."""
-        packs = holds_16_bits(self.variant, self.device, self.kernels)
-        if not self._low or self._cache_dir is None or self.kernels is None or not packs:
+        if not self._low or self._cache_dir is None or self.kernels is None or not serves(self.kernels, 8):
             return None
         return load_layers(self._file(self._cache_dir), self.shape.layers, self.kernels)
 
@@ -173,7 +176,7 @@ class Decoder:
 
     def _whole(self, attention: PagedAttention) -> WholeForward | None:
         """All layers in one call, where every layer and the attention are the kernels' own."""
-        if not isinstance(attention, KernelAttention) or self.kernels is None:
+        if not isinstance(attention, KernelAttention) or self.kernels is None or not self._fits:
             return None
         if self._whole_forward is None or self._whole_forward.attention is not attention:
             if not WholeForward.fits(self.layers):

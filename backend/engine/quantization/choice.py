@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from backend.engine.kernels.build import build_of
 from backend.engine.memory import Arena
 from backend.engine.messages import TriedProducts
-from backend.engine.quantization.kernel import KernelLinear, prefer_own, way
+from backend.engine.quantization.kernel import KernelLinear, serve_own, way
 from backend.engine.quantization.linear import DenseLinear, Linear, working_dtype
 from backend.engine.quantization.portable import PackedLinear
 from backend.engine.remembered import machine_key, recall, remember
@@ -39,6 +39,12 @@ PAYS = 0.9
 MOST_ERROR = {16: 0.01, 8: 0.04}
 """Relative error (Frobenius norm) beyond which a way is wrong."""
 
+
+
+class WrongResultError(ValueError):
+    """A product is not what it should be, and will not be the next time."""
+
+
 Shapes = list[tuple[int, int]]
 
 
@@ -55,24 +61,32 @@ def choose_products(
         pinned: one of `WAYS`; "auto" measures. What is pinned and not there is measured as well.
     """
     shapes = sorted({(min(n, MOST), min(k, MOST)) for n, k in shapes if k % 4 == 0})
-    file = cache_dir / "kernels" / f"products-{machine_key(threads, build_of(kernels), str(shapes))}.json"
+    key = machine_key(threads, build_of(kernels), torch.__version__, str(shapes))
+    file = cache_dir / "kernels" / f"products-{key}.json"
     tried = _recalled(file)
     if tried is None:
         tried = _try_all(kernels, shapes)
-        remember(file, [asdict(one) for one in tried])
+        if not any(one.passes for one in tried):
+            remember(file, [asdict(one) for one in tried])
     right = [one for one in tried if not one.problem]
     chosen = next((one for one in right if one.way == pinned), None) or _fastest(right)
-    kernels.tenfold_use_tiles(int(chosen.way == TILES))
-    prefer_own(kernels, own=chosen.way != TORCH)
+    assert chosen is not None, "torch is always there"
+    ours = chosen if chosen.way != TORCH else _fastest([one for one in right if one.way != TORCH])
+    kernels.tenfold_use_tiles(int(ours is not None and ours.way == TILES))
+    serve_own(kernels, 16, own=chosen.way != TORCH)
+    # Torch's 8 bits are slower than any of ours by their nature; what is pinned is pinned for both.
+    serve_own(kernels, 8, own=ours is not None and pinned != TORCH)
     log.info("products: %s", "; ".join(one.summary() for one in tried))
     return (chosen, *(one for one in tried if one is not chosen))
 
 
-def _fastest(right: list[TriedProducts]) -> TriedProducts:
+def _fastest(right: list[TriedProducts]) -> TriedProducts | None:
     """Of ours the one that is fastest in both widths; torch where it is faster than that in 16 bits."""
     ours = min((one for one in right if one.way != TORCH), key=lambda one: one.wide_ms + one.bytes_ms, default=None)
-    torchs = next(one for one in right if one.way == TORCH)
-    return torchs if ours is None or torchs.wide_ms < PAYS * ours.wide_ms else ours
+    torchs = next((one for one in right if one.way == TORCH), None)
+    if ours is None or torchs is None:
+        return ours or torchs
+    return torchs if torchs.wide_ms < PAYS * ours.wide_ms else ours
 
 
 def _recalled(file: Path) -> list[TriedProducts] | None:
@@ -98,9 +112,10 @@ def _try_all(kernels: ctypes.CDLL, shapes: Shapes) -> list[TriedProducts]:
             tried.append(TriedProducts(name, label, times[16], times.get(8, 0.0)))
         except Exception as error:
             log.warning("%s cannot be used here: %s", label, error)
-            tried.append(TriedProducts(name, label, 0.0, 0.0, str(error)))
+            wrong = isinstance(error, WrongResultError)
+            tried.append(TriedProducts(name, label, 0.0, 0.0, str(error) or type(error).__name__, passes=not wrong))
     if all(one.problem for one in tried if one.way == TORCH):  # torch refuses its own: it is what is left all the same
-        tried = [one for one in tried if one.way != TORCH] + [TriedProducts(TORCH, "torch", 1e9, 0.0)]
+        tried = [one for one in tried if one.way != TORCH] + [TriedProducts(TORCH, "torch", 1e9, 0.0, passes=True)]
     return tried
 
 
@@ -128,7 +143,7 @@ class _Data:
         """Time of all rows, weighted by how often each count of them comes.
 
         Raises:
-            ValueError: the result is wrong.
+            WrongResultError: says by how much.
         """
         linear = make(self._weight)
         total = 0.0
@@ -140,7 +155,7 @@ class _Data:
                 wanted = self._plain[:rows]
                 error = float((linear(x).float() - wanted).norm() / wanted.norm())
                 if not error <= MOST_ERROR[bits]:
-                    raise ValueError(f"{rows} rows in {bits} bits are {error:.1%} off")
+                    raise WrongResultError(f"{rows} rows in {bits} bits are {error:.1%} off")
                 best = float("inf")
                 for _ in range(REPEATS):
                     started = time.perf_counter()

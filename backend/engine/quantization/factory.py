@@ -8,7 +8,7 @@ import torch
 
 from backend.engine.memory import Arena
 from backend.engine.quantization.bits_and_bytes import BitsAndBytesLinear, forbid_hub_kernels
-from backend.engine.quantization.kernel import KernelLinear, is_fast, rows_dtype
+from backend.engine.quantization.kernel import KernelLinear, rows_dtype, serves
 from backend.engine.quantization.linear import DenseLinear, Linear, LinearFactory, working_dtype
 from backend.engine.quantization.portable import PackedLinear, RowScaledInt8Linear
 
@@ -54,7 +54,8 @@ def linear_factory(
         if foreign and low:
             return BitsAndBytesLinear(weight, bias, device, dtype, four_bit=variant == "nf4")
         bits = 8 if variant in LOW_BITS and low else 16
-        if (own or (bits == 8 and no_engine)) and kernels is not None and weight.shape[1] % 4 == 0:
+        ours = own if bits == 16 else cpu and (serves(kernels, 8) or no_engine)
+        if ours and kernels is not None and weight.shape[1] % 4 == 0:
             return KernelLinear(weight, bias, kernels, arena, bits=bits, logits=logits, rotates=True)
         if bits == 8:
             return RowScaledInt8Linear(weight, bias)
@@ -85,7 +86,7 @@ def linear_factory(
 
 def holds_16_bits(variant: str, device: torch.device, kernels: ctypes.CDLL | None) -> bool:
     """Whether what a variant holds in 16 bits lies in our own panels, whatever activations are."""
-    return variant != "fp32" and device.type == "cpu" and is_fast(kernels)
+    return variant != "fp32" and device.type == "cpu" and serves(kernels, 16)
 
 
 def resolve_variant(quantization: str, device: torch.device, kernels: ctypes.CDLL | None) -> str:

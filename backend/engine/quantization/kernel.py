@@ -21,17 +21,25 @@ def way(kernels: ctypes.CDLL) -> str:
     return str(kernels.tenfold_way().decode())
 
 
-_preferred: dict[int, bool] = {}
+_serving: dict[tuple[int, int], bool] = {}
 
 
-def prefer_own(kernels: ctypes.CDLL, *, own: bool) -> None:
-    """Note for this process whether our products were found to be the fastest that there are."""
-    _preferred[kernels._handle] = own
+def serve_own(kernels: ctypes.CDLL, bits: int, *, own: bool | None) -> None:
+    """Note for this process whether our products of so many bits serve, as was measured; None forgets it."""
+    if own is None:
+        _serving.pop((kernels._handle, bits), None)
+    else:
+        _serving[kernels._handle, bits] = own
 
 
 def is_fast(kernels: ctypes.CDLL | None) -> bool:
-    """Whether our products are the fastest: as was measured, else by whether they have instructions made for them."""
-    return kernels is not None and _preferred.get(kernels._handle, way(kernels) != PORTABLE)
+    """Whether our products are built of instructions that are meant for them."""
+    return kernels is not None and way(kernels) != PORTABLE
+
+
+def serves(kernels: ctypes.CDLL | None, bits: int) -> bool:
+    """Whether our products of so many bits are what serves: as was measured, else where they are fast."""
+    return kernels is not None and _serving.get((kernels._handle, bits), is_fast(kernels))
 
 
 def rows_dtype(kernels: ctypes.CDLL) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,15 @@ EVERY = 4
 """Of the text's positions, each fourth one's prediction is compared."""
 
 
-def measure_sensitivity(high: Decoder, folder: Path) -> dict[str, float]:
+def measure_sensitivity(
+    high: Decoder, folder: Path, pause: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """What holding one layer alone in 8 bits does to the model's predictions.
 
     Args:
         high: the model in 16 bits or more; beside it never more than one layer is held.
         folder: where its weights are.
+        pause: called after every product; may wait.
 
     Returns:
         For every product ("3.down", say) the mean Kullback-Leibler divergence, in nats a token, of the calibration
@@ -44,6 +48,7 @@ def measure_sensitivity(high: Decoder, folder: Path) -> dict[str, float]:
             setattr(layer, name, getattr(quantized, name))
             changed = torch.log_softmax(walk.logits(i, high.layers), dim=-1)
             setattr(layer, name, kept)
+            pause()
             costs[f"{i}.{name}"] = float((reference.exp() * (reference - changed)).sum(-1).mean())
         walk.step(i, layer)
     return costs

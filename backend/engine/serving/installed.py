@@ -27,6 +27,7 @@ from backend.engine.model.decoder import Decoder
 from backend.engine.model.weights import read_shape
 from backend.engine.quantization.choice import choose_products
 from backend.engine.quantization.factory import resolve_variant
+from backend.engine.quantization.loss import basis
 from backend.engine.quantization.stored import FORMAT, layers_file
 from backend.engine.remembered import machine_key
 from backend.engine.serving.precision import Precision
@@ -70,7 +71,9 @@ class Serving:
                 kernels, read_shape(self.folder).products(), config.cache_dir, config.thread_count(), config.products
             )
         self._key = fingerprint(self.folder, config.cache_dir)
-        machine = machine_key(config.thread_count(), build_of(kernels), FORMAT)
+        way = self.tried_products[0].way if self.tried_products else ""
+        basis_of = (build_of(kernels), FORMAT, torch.__version__, basis(), way)
+        machine = machine_key(config.thread_count(), *basis_of)
         self.precision = Precision(
             self.folder, config.cache_dir / "quantized" / f"{self._key}-precision-{machine}.json", self._load, device,
             kernels, measures=config.measure_precision,
@@ -242,6 +245,7 @@ class Serving:
 
     def close(self) -> None:
         """Let what is queued for the disk reach it."""
+        self.precision.close()
         if self._files is not None:
             self._files.close()
 

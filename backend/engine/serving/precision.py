@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 import torch
 
+from backend.engine.memory import available
 from backend.engine.messages import MeasuredVariant, PrecisionReport
 from backend.engine.model.decoder import Decoder
-from backend.engine.quantization.factory import holds_16_bits, resolve_variant
-from backend.engine.quantization.loss import LEAST_SAME_TOKEN, MOST_PERPLEXITY, Yardstick
+from backend.engine.quantization.factory import resolve_variant
+from backend.engine.quantization.kernel import serves
+from backend.engine.quantization.loss import Yardstick
+from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.speed import compare
+from backend.engine.quantization.stored import load_sensitivity, sensitive_file
 from backend.engine.remembered import recall, remember
 from backend.models.checkpoint import weight_files
 
@@ -34,6 +37,8 @@ ATTEMPTS = 3
 """Starts of the engine that a measurement may outlive; it is then left alone, in case it is what ends the engine."""
 MEMORY = 2.5
 """Free memory that is needed, in sizes of the model's files."""
+LEAST_CONTEXT = 256
+"""Tokens that must fit into a context for what is read."""
 LONGEST_PAUSE = 0.5
 """Seconds that a piece of the measurement waits for requests to end: it takes its turn under lasting load too."""
 
@@ -62,6 +67,7 @@ class Precision:
         why = _why_not(device, kernels) if measures else "It is switched off (TENFOLD_MEASURE_PRECISION)."
         self._report = PrecisionReport("off" if why else "waiting", why, self.base)
         self._attempts = 0
+        self._ending, self._ended = threading.Lock(), False
         if not why:
             self._recall()
 
@@ -102,9 +108,10 @@ class Precision:
 
     def take_news(self) -> bool:
         """Whether `report` changed since the last call."""
-        changed = self._news.is_set()
-        self._news.clear()
-        return changed
+        if not self._news.is_set():
+            return False
+        self._news.clear()  # before anybody looks: what comes meanwhile is news again
+        return True
 
     def measure(self, decoder: Decoder, is_busy: Callable[[], bool]) -> None:
         """Begin to measure in the background, unless that was done, is being done, or cannot be.
@@ -132,12 +139,20 @@ class Precision:
         self._thread.start()
 
     def _measure(self, base: Decoder, pause: Callable[[], None]) -> None:
+        if base.max_positions < LEAST_CONTEXT:
+            self._say("off", f"Contexts of {base.max_positions} tokens are too short to measure with.")
+            return
         size = sum(file.stat().st_size for file in weight_files(self._folder))
-        if (free := psutil.virtual_memory().available) < MEMORY * size:
+        if (free := available()) < MEMORY * size:
             needed, free_gb = MEMORY * size / 1e9, free / 1e9
             self._say("off", f"Measuring needs {needed:.1f} GB of free memory, and here are {free_gb:.1f}.")
             return
-        remember(self._file, {"attempts": self._attempts + 1})
+        with self._ending:
+            if self._ended:
+                return
+            if not remember(self._file, {"attempts": self._attempts + 1}):
+                self._say("off", "What would be measured cannot be kept: the cache cannot be written.")
+                return
         started = time.monotonic()
         self._say("measuring", "what full precision answers")
         full = Decoder(self._folder, "fp32", self._device, self._kernels, base.max_positions, holds_layers=False)
@@ -146,6 +161,8 @@ class Precision:
         chosen = self.base
         for variant in CANDIDATES:
             self._say("measuring", variant, measured)
+            if variant == "mixed":
+                self._measure_sensitivity(base, pause)
             decoder = self._load(variant)
             ours, its = compare([base, decoder], pause)
             measured[0] = measured[0].timed(ours.tokens_per_second, 1.0)
@@ -156,6 +173,7 @@ class Precision:
             if measured[-1].inside:
                 chosen = variant
                 break
+            del decoder  # before the next is loaded
         report = PrecisionReport(
             "measured", f"in {time.monotonic() - started:.0f} s", chosen, tuple(measured), time.time()
         )
@@ -163,6 +181,19 @@ class Precision:
         log.info("auto weights are %s: %s", chosen, "; ".join(one.summary() for one in measured))
         self._report = report
         self._news.set()
+
+    def _measure_sensitivity(self, base: Decoder, pause: Callable[[], None]) -> None:
+        """As the decoder would, but with pauses, and of the weights that are there already."""
+        file = sensitive_file(self._file.parent.parent, base.fingerprint)
+        if load_sensitivity(file) is None:
+            remember(file, measure_sensitivity(base.twin(), self._folder, pause))
+
+    def close(self) -> None:
+        """The engine ends in order: a measurement that is under way is not what ends it."""
+        with self._ending:
+            self._ended = True
+            if self.is_measuring:
+                remember(self._file, {"attempts": self._attempts})
 
     def _say(self, state: str, detail: str, measured: list[MeasuredVariant] | None = None) -> None:
         if state != "measuring":
@@ -175,7 +206,7 @@ def _why_not(device: torch.device, kernels: ctypes.CDLL | None) -> str:
     """Why nothing is measured here; empty where it is."""
     if device.type != "cpu":
         return "On a GPU 16 bits are the fastest that we have; 8 bits save memory there."
-    if not holds_16_bits("bf16", device, kernels):
+    if not serves(kernels, 8):
         return "Only our own products gain speed from fewer bits, and they do not serve here."
     return ""
 
@@ -188,8 +219,3 @@ def _row(decoder: Decoder, yardstick: Yardstick, speed: tuple[float, float] | No
         loss.inside,
     )  # fmt: skip
     return row if speed is None else row.timed(*speed)
-
-
-def gate() -> str:
-    """The gate in words."""
-    return f"perplexity at most {MOST_PERPLEXITY:.0%} up, next token the same at {LEAST_SAME_TOKEN:.0%} of places"
