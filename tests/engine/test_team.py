@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.engine.kernels.abi import SIGNATURES
 from backend.engine.kernels.build import FLAGS, HERE, load_cpu_kernels
 from backend.engine.memory import Arena
 from backend.engine.quantization.kernel import KernelLinear
@@ -42,31 +41,15 @@ def check(linear: KernelLinear, x: torch.Tensor, expected: torch.Tensor, wrong: 
             wrong.append(i)
 
 
-@pytest.fixture(scope="module")
-def stalling(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """Products whose helpers lose their core at the worst moment: between taking a piece and looking what it is."""
+def test_who_comes_late_for_a_piece_does_no_harm(tmp_path: Path) -> None:
+    """Helpers lose their core at the worst moment: between taking a piece and looking whose it is."""
     assert COMPILER is not None, "the kernels were not built either"
-    library = tmp_path_factory.mktemp("team") / "team.so"
-    sources = [str(HERE / name) for name in ("gemm.cpp", "team.cpp")]
-    command = [COMPILER, *FLAGS, "-O1", "-DTENFOLD_STALLS", "-shared", *sources, "-o", str(library)]
-    subprocess.run(command, check=True, capture_output=True)
-    loaded = ctypes.CDLL(str(library))
-    for name, (arguments, result) in SIGNATURES.items():
-        if hasattr(loaded, name):
-            function = getattr(loaded, name)
-            function.argtypes, function.restype = arguments, result
-    return loaded
-
-
-def test_who_comes_late_for_a_piece_does_no_harm(stalling: ctypes.CDLL) -> None:
-    stalling.tenfold_set_threads(1)
-    linear, x = layer(stalling, 16), torch.randn(24, 576)
-    expected = linear(x)
-    stalling.tenfold_set_threads(4)
-    wrong: list[int] = []
-    for _ in range(5):
-        check(linear, x, expected, wrong)
-    assert wrong == []
+    program = str(tmp_path / "late")
+    sources = [str(HERE / "team.cpp"), str(Path(__file__).with_name("late_helper.cpp"))]
+    flags = [*FLAGS, "-O1", "-DTENFOLD_STALLS=25", f"-I{HERE}"]
+    subprocess.run([COMPILER, *flags, *sources, "-o", program], check=True, capture_output=True)
+    result = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["0", "0"], "pieces missing at a job's end, and pieces done twice"
 
 
 @pytest.mark.parametrize("bits", [16, 8])

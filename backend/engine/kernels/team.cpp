@@ -37,7 +37,7 @@ inline void pause() {
 inline void stall([[maybe_unused]] int helper) {
 #if defined(TENFOLD_STALLS)
   static thread_local int count = 0;
-  if (helper && ++count % 64 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  if (helper && ++count % 16 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(TENFOLD_STALLS));
 #endif
 }
 
