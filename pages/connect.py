@@ -20,6 +20,7 @@ client = OpenAI(base_url="{url}/v1", api_key="{key}")
 answer = client.chat.completions.create(
     model="{model}",
     messages=[{{"role": "user", "content": "When does the last climb of the lighthouse start?"}}],
+    temperature=0,
     extra_body={{"documents": True}},  # answer from the uploaded documents
 )
 print(answer.choices[0].message.content)

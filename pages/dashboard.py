@@ -86,6 +86,13 @@ def account(runtime: Runtime, totals: Totals) -> None:
         st.metric("Per 1K tokens out, working", money(busy / thousands) if thousands else "–", border=True)
         st.metric("Per 1K tokens out, with idle", money((busy + idle) / thousands) if thousands else "–", border=True)
         st.metric("Requests recorded", f"{totals.requests:.0f}", border=True)
+    info = runtime.engine.info
+    if info is not None:
+        by_itself = " (auto)" if runtime.engine.switches.quantization == "auto" else ""
+        st.caption(
+            f"Weights: {info.variant}{by_itself} · products: {plain(info.products)} · attention: "
+            f"{plain(info.attention)} · {plain(info.device)}. What was tried, and how it did, is on Optimizations."
+        )
 
 
 def price(runtime: Runtime) -> None:

@@ -16,11 +16,18 @@ PRESET_HELP = {
     "Max savings": "8-bit weights, whatever the gate says, and larger batches.",
 }
 
+MOST_SEGMENTS = 3
+"""Choices that fit beside a text; more stand in a line of their own."""
 
-def change(runtime: Runtime, name: str, key: str) -> None:
-    """Apply a widget's new value."""
+
+def change(runtime: Runtime, name: str, key: str, drawn: Any) -> None:
+    """Apply a widget's new value.
+
+    A page that redraws itself may hear of a widget that is gone, once more with the value it was drawn with: nobody
+    pressed that, and it would undo what was pressed since.
+    """
     value: Any = st.session_state[key]
-    if value is not None:
+    if value is not None and value != drawn:
         runtime.switchboard.change({name: value})
 
 
@@ -42,8 +49,10 @@ def status(runtime: Runtime) -> None:
     """Which weights serve, and which are on their way."""
     applied = runtime.engine.applied
     loading = applied is not None and (applied.loading is not None or applied.switches != runtime.engine.switches)
+    info = runtime.engine.info
+    measuring = bool(info and info.precision and info.precision.state == "measuring")
 
-    @st.fragment(run_every=0.5 if loading else None)
+    @st.fragment(run_every=0.5 if loading else 2.0 if measuring else None)
     def line() -> None:
         latest = runtime.engine.applied
         if latest is None:
@@ -52,6 +61,8 @@ def status(runtime: Runtime) -> None:
         if loading and latest.loading is None and latest.switches == runtime.engine.switches:
             st.rerun()
         info = runtime.engine.info
+        if measuring and info and info.precision and info.precision.state != "measuring":
+            st.rerun()
         where = f" on {info.device} · products: {info.products} · attention: {info.attention}" if info else ""
         st.markdown(f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}**{where}")
         if info and len(info.tried_products) > 1:
@@ -60,6 +71,12 @@ def status(runtime: Runtime) -> None:
                 for one in info.tried_products
             )
             st.caption(f"Ways to multiply, tried at start on the same piece of work: {tried}")
+        report = info.precision if info else None
+        if report and report.state == "measuring" and latest.switches.quantization == "auto":
+            st.caption(
+                f"For now: the fastest weights that pass the quality gate are being looked for "
+                f"({plain(report.detail)} …); see Weights, below."
+            )
         if latest.loading:
             st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
                     icon="⏳")
@@ -94,10 +111,13 @@ def main() -> None:
                 if name in ineffective:
                     text.caption(f"**{ineffective[name]}**")
                 common: dict[str, Any] = {
-                    "key": key, "label_visibility": "collapsed", "on_change": change, "args": (runtime, name, key),
+                    "key": key, "label_visibility": "collapsed", "on_change": change,
+                    "args": (runtime, name, key, value),
                     "disabled": name in ineffective and about["needs"] is not None,  # all of it, not one of its values
                 }
-                if about["choices"]:
+                if len(about["choices"]) > MOST_SEGMENTS:
+                    st.pills(about["label"], about["choices"], default=value, **common)
+                elif about["choices"]:
                     control.segmented_control(about["label"], about["choices"], default=value, **common)
                 elif isinstance(value, bool):
                     control.toggle(about["label"], value, **common)

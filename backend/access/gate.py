@@ -15,7 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.access.access import Access
 from backend.access.caller import CALLER_HEADER, LOCAL, Caller, caller_to_header
@@ -93,9 +93,17 @@ class Gate:
 
     async def _hold(self, access: Access, entry: Entry, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a websocket until it ends or what let it in does."""
+        left_by_client = False
+
+        async def hear() -> Message:
+            nonlocal left_by_client
+            message = await receive()
+            left_by_client = left_by_client or message["type"] == "websocket.disconnect"
+            return message
+
         with access.sockets.opened(*entry.credentials) as ended:
             left = None if entry.expires is None else max(0.0, entry.expires - time.time())
-            served = asyncio.ensure_future(self._app(scope, receive, send))
+            served = asyncio.ensure_future(self._app(scope, hear, send))
             watch = asyncio.ensure_future(ended.wait())
             try:
                 await asyncio.wait({served, watch}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +115,9 @@ class Gate:
                     with suppress(asyncio.CancelledError):
                         await served
             if finished:
-                await served  # an error of the console's is its own
+                error = served.exception()
+                if error is not None and not left_by_client:  # a page that was left is nobody's error
+                    raise error
             else:
                 with suppress(Exception):  # the browser may have gone meanwhile
                     await send({"type": "websocket.close", "code": 1008, "reason": "Signed out."})

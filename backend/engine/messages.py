@@ -176,7 +176,7 @@ class TriedProducts:
         way: "tiles", "own" or "torch".
         label: for a person.
         wide_ms: milliseconds for a fixed piece of work with weights in 16 bits.
-        bytes_ms: the same in 8 bits; 0 where it has none.
+        bytes_ms: the same in 8 bits; 0 where that was not measured.
         problem: why it cannot be chosen; empty where it can.
         passes: whether the problem may be another the next time, as a lack of memory is.
     """
@@ -190,7 +190,11 @@ class TriedProducts:
 
     def summary(self) -> str:
         """In a few words, for the log."""
-        return f"{self.label}: {self.problem or f'{self.wide_ms:.1f} ms in 16 bits, {self.bytes_ms:.1f} in 8'}"
+        if self.problem:
+            return f"{self.label}: {self.problem}"
+        return f"{self.label}: {self.wide_ms:.1f} ms in 16 bits" + (
+            f", {self.bytes_ms:.1f} in 8" if self.bytes_ms else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)

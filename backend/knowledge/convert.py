@@ -67,7 +67,7 @@ def _answer(path: Path, name: str, most_bytes: int) -> bytes:
         if "Password" in cause or "ncrypt" in cause:
             reason = f"{name} is protected by a password. Remove the protection and upload it again."
         else:
-            reason = f"{name} is damaged or not what its name says ({cause.strip().splitlines()[-1][:200]})."
+            reason = f"{name} is damaged or not what its name says. Open it where it comes from and save it anew."
         return ERROR + reason.encode(errors="replace")
 
 

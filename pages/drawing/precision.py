@@ -43,8 +43,9 @@ def _draw(runtime: Runtime) -> None:
         )
     elif report.state == "measured":
         st.caption(
-            f"**auto is {report.chosen}**, the fastest inside the gate ({GATE}) of those measured against full "
-            f"precision on this machine."
+            f"**auto is {report.chosen}**, the fastest inside the gate ({GATE}, by their means) of those measured "
+            "against full precision on this machine."
+            + (" mixed, slower by its nature, was not needed." if report.chosen == "int8" else "")
         )
     else:
         st.caption(f"**auto is {report.chosen}.** {plain(report.detail)}")

@@ -224,6 +224,19 @@ def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> No
     assert all(result["response"] for result in results)
 
 
+def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:
+    """The page redraws itself while weights are loaded; what it drew before must not come back as if pressed."""
+    page.goto(f"{site.url}/optimizations")
+    before = httpx.get(f"{site.url}/api/switches").json()["switches"]
+    for _ in range(3):
+        for i, batch in ((0, 1), (1, 64)):  # Baseline, Balanced
+            page.locator(f".st-key-preset-{('Baseline', 'Balanced')[i]} button").click()
+            until(lambda b=batch: httpx.get(f"{site.url}/api/switches").json()["switches"]["max_batch"] == b, "it acts")
+            page.wait_for_timeout(3000)
+            assert httpx.get(f"{site.url}/api/switches").json()["switches"]["max_batch"] == batch
+    assert httpx.get(f"{site.url}/api/switches").json()["switches"] == before
+
+
 def test_a_switch_acts_while_the_model_serves(site: Any, page: Any) -> None:
     page.goto(f"{site.url}/optimizations")
     page.get_by_role("heading", level=1).wait_for()
