@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from backend.access.caller import STRANGER
 from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
-from backend.engine.messages import PrecisionReport, TriedProducts
+from backend.engine.about import PrecisionReport, TriedProducts
 from backend.engine.protocol import Phase
 from backend.errors import UnavailableError
 from backend.knowledge.reader import ReaderPhase

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from backend.engine.about import EngineInfo
 from backend.engine.config import EngineConfig
 from backend.engine.messages import (
     REALTIME,
     Abort,
     Embed,
-    EngineInfo,
     Failed,
     Generate,
     InfoChanged,

@@ -13,24 +13,14 @@ from typing import Any
 
 import torch
 
+from backend.engine.about import EngineInfo
 from backend.engine.cache.blocks import BlockCache
 from backend.engine.config import EngineConfig
 from backend.engine.embedding.serving import EmbeddingServing
 from backend.engine.info import engine_info
 from backend.engine.kernels.abi import KernelsUnavailableError
 from backend.engine.kernels.build import load_cpu_kernels
-from backend.engine.messages import (
-    REALTIME,
-    Abort,
-    Embed,
-    EngineInfo,
-    Failed,
-    Generate,
-    Ping,
-    SetSwitches,
-    Stats,
-    StepOutput,
-)
+from backend.engine.messages import REALTIME, Abort, Embed, Failed, Generate, Ping, SetSwitches, Stats, StepOutput
 from backend.engine.requests import Requests
 from backend.engine.runner import Produced, Runner
 from backend.engine.scheduler import Scheduled, Scheduler

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from backend.engine.about import EngineInfo
 from backend.engine.attention.cpu import KernelAttention
 from backend.engine.config import BLOCK_SIZE
-from backend.engine.messages import EngineInfo
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.kernel import KernelLinear, way
 from backend.engine.switches import Needs, Switches

@@ -10,16 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from backend.engine.messages import (
-    REALTIME,
-    EngineInfo,
-    Failed,
-    Finished,
-    Generate,
-    Logprob,
-    Stats,
-    SwitchesApplied,
-)
+from backend.engine.about import EngineInfo
+from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, Stats, SwitchesApplied
 from backend.engine.switches import Switches
 from backend.errors import ModelFailedError, UnavailableError
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from backend.engine.about import EngineInfo
 from backend.engine.child import Child, Death
 from backend.engine.config import EngineConfig
-from backend.engine.messages import EngineInfo, LoadFailed, Ready, SetSwitches, Shutdown
+from backend.engine.messages import LoadFailed, Ready, SetSwitches, Shutdown
 from backend.engine.outstanding import Outstanding
 from backend.engine.protocol import EngineState, Phase
 from backend.engine.serving.switching import Switching

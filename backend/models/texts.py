@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
-from backend.engine.messages import EngineInfo
+from backend.engine.about import EngineInfo
 from backend.engine.protocol import EngineClient
 from backend.errors import ModelFailedError
 from backend.models.checkpoint import ModelError, load_tokenizer

@@ -15,12 +15,12 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from backend.engine.about import EngineInfo
 from backend.engine.config import EngineConfig
 from backend.engine.messages import (
     Abort,
     Embed,
     Embedded,
-    EngineInfo,
     Failed,
     Finished,
     Generate,

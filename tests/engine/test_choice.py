@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from backend.engine.about import TriedProducts
 from backend.engine.kernels.build import load_cpu_kernels
-from backend.engine.messages import TriedProducts
 from backend.engine.quantization import choice
 from backend.engine.quantization.choice import OWN, TILES, TORCH, choose_products
 from backend.engine.quantization.kernel import serves, way

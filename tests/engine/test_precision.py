@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from backend.engine.about import PrecisionReport
 from backend.engine.kernels.build import load_cpu_kernels
-from backend.engine.messages import InfoChanged, PrecisionReport, SwitchesApplied
+from backend.engine.messages import InfoChanged, SwitchesApplied
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization import loss as loss_module
 from backend.engine.quantization.kernel import is_fast

@@ -67,8 +67,10 @@ def both(
     return out[0], out[1], plain.pages, ours.pages
 
 
-@pytest.mark.parametrize("heads", HEADS, ids=str)
-@pytest.mark.parametrize("step", STEPS)
+CASES = [(heads, step) for heads in HEADS for step in STEPS if heads in HEADS[:1] or step not in ("prefill", "decode")]
+
+
+@pytest.mark.parametrize(("heads", "step"), CASES, ids=str)
 def test_attention_and_what_it_writes_are_those_of_plain_torch(heads: tuple[int, int, int], step: str) -> None:
     batch, blocks = batch_of(STEPS[step])
     wanted, got, pages, ours = both(AttentionShape(2, *heads), batch, blocks, torch.float32)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from backend.engine.messages import REALTIME, EngineInfo, Failed, Finished, Generate, Usage
+from backend.engine.about import EngineInfo
+from backend.engine.messages import REALTIME, Failed, Finished, Generate, Usage
 from backend.engine.protocol import EngineState, Phase, Sink, Token
 from backend.engine.switches import Switches
 from backend.errors import UnavailableError

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import event
 from tokenizers import Tokenizer
 
-from backend.engine.messages import EngineInfo
+from backend.engine.about import EngineInfo
 from backend.engine.protocol import EngineState, Phase
 from backend.engine.switches import Switches
 from backend.files.blobs import Blobs

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.engine.messages import EngineInfo
+from backend.engine.about import EngineInfo
 from backend.engine.protocol import EngineState, Phase
 from backend.errors import UnavailableError
 from backend.models import texts

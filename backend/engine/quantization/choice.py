@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from backend.engine.about import TriedProducts
 from backend.engine.kernels.build import build_of
 from backend.engine.memory import Arena
-from backend.engine.messages import TriedProducts
 from backend.engine.quantization.kernel import KernelLinear, serve_own, way
 from backend.engine.quantization.linear import DenseLinear, Linear, working_dtype
 from backend.engine.quantization.portable import PackedLinear

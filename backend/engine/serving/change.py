@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from backend.engine.messages import EngineInfo, InfoChanged, SwitchesApplied
+from backend.engine.about import EngineInfo
+from backend.engine.messages import InfoChanged, SwitchesApplied
 from backend.engine.model.decoder import Decoder
 from backend.engine.requests import Requests
 from backend.engine.scheduler import Scheduler

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from backend.engine.about import TriedProducts
 from backend.engine.attention.base import PagedAttention, PageSelection
 from backend.engine.cache.blocks import BlockCache
 from backend.engine.cache.disk import PrefixStore
@@ -22,7 +23,6 @@ from backend.engine.config import BLOCK_SIZE, EngineConfig
 from backend.engine.cuda.graphs import DecodeGraphs
 from backend.engine.kernels.build import build_of
 from backend.engine.memory import kv_cache_bytes
-from backend.engine.messages import TriedProducts
 from backend.engine.model.decoder import Decoder
 from backend.engine.model.weights import read_shape
 from backend.engine.quantization.choice import choose_products

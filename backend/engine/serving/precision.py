@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from backend.engine.about import MeasuredVariant, PrecisionReport
 from backend.engine.memory import available
-from backend.engine.messages import MeasuredVariant, PrecisionReport
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.kernel import serves
