@@ -16,7 +16,9 @@
 
 namespace tenfold {
 
-inline bool tiles_wanted = true;  // as the process was told, before anything is multiplied
+// As the library was told, before anything is multiplied. Not inline: an inline variable is one for all libraries of a
+// process that have it.
+extern bool tiles_wanted;
 
 // Whether the processor has tiles and the kernel of the system lets this process use them; it is asked once.
 inline bool tiles_granted() {

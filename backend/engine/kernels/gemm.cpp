@@ -124,6 +124,8 @@ template <typename T> void multiply_bytes(tenfold_linear w, const T* x, Out out,
 
 }  // namespace
 
+bool tenfold::tiles_wanted = true;
+
 void tenfold::multiply(const tenfold_linear& w, int is_bf16, const void* x, void* out, int out_is_float, int rows) {
   const Out to{out, out_is_float, w.n, w.bias};
   auto with = [&](auto* x) { if (w.bits == 8) multiply_bytes(w, x, to, rows); else multiply_wide(w, x, to, rows); };
