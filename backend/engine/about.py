@@ -54,6 +54,7 @@ class PrecisionReport:
         chosen: the variant that "auto" is now.
         measured: what was tried, 16 bits first.
         when: seconds since 1970.
+        gate: what a variant has to pass, in words.
     """
 
     state: str
@@ -61,6 +62,7 @@ class PrecisionReport:
     chosen: str
     measured: tuple[MeasuredVariant, ...] = ()
     when: float = 0.0
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from backend.runtime import Runtime
 from pages.drawing.untrusted import plain
 
 GOING_ON = ("waiting", "measuring")
-GATE = "perplexity at most 1 % up, the same likeliest next token at 96 % of all places"
 
 
 def precision(runtime: Runtime) -> None:
@@ -39,12 +38,12 @@ def _draw(runtime: Runtime) -> None:
     elif report.state in GOING_ON:
         st.caption(
             f"**auto is {report.chosen} for now.** Looking in the background for the fastest weights inside the gate "
-            f"({GATE}): {plain(report.detail) or 'about to begin'} …"
+            f"({plain(report.gate)}): {plain(report.detail) or 'about to begin'} …"
         )
     elif report.state == "measured":
         st.caption(
-            f"**auto is {report.chosen}**, the fastest inside the gate ({GATE}, by their means) of those measured "
-            "against full precision on this machine."
+            f"**auto is {report.chosen}**, the fastest inside the gate ({plain(report.gate)}, by their means) of those "
+            "measured against full precision on this machine."
             + (" mixed, slower by its nature, was not needed." if report.chosen == "int8" else "")
         )
     else:

@@ -112,8 +112,9 @@ def make_batch(parts: Sequence[NewTokens], last: list[int], device: torch.device
         "token_ids": token_ids, "positions": positions, "slots": slots, "query_starts": starts,
         "context_lens": contexts.astype(np.int32), "tables": tables, "last": np.array(last, dtype=np.int64),
     }  # fmt: skip
-    there = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if device.type != "cpu":
+    if device.type == "cpu":
+        there = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    else:
         there = in_one_copy(arrays, device)
     return Batch(**there, max_query=int(counts.max()), max_context=int(contexts.max()))
 

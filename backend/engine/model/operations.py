@@ -66,7 +66,7 @@ class TorchOps:
     def add_rms_norm(
         residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Add `delta` to `residual` in place, then return its RMS norm (Zhang & Sennrich 2019) in `dtype`."""
+        """See `Operations.add_rms_norm`."""
         if delta is not None:
             residual += delta
         x = residual.float()

@@ -27,8 +27,7 @@ from backend.engine.remembered import machine_key, recall, remember
 log = logging.getLogger("tenfold.engine")
 
 TILES, OWN, TORCH = "tiles", "own", "torch"
-WAYS = ("auto", TILES, OWN, TORCH)
-"""What may be asked for: AMX's tiles in our own products, our own without them, torch's."""
+"""AMX's tiles in our own products, our own without them, and torch's."""
 MOST = 1536
 """Larger sides of a weight are cut to this: what is compared is the way, not the whole."""
 ROWS = {1: 64, 8: 64, 128: 8}
@@ -39,13 +38,11 @@ PAYS = 0.9
 MOST_ERROR = {16: 0.01, 8: 0.04}
 """Relative error (Frobenius norm) beyond which a way is wrong."""
 
+Shapes = list[tuple[int, int]]
 
 
 class WrongResultError(ValueError):
     """A product is not what it should be, and will not be the next time."""
-
-
-Shapes = list[tuple[int, int]]
 
 
 def choose_products(
@@ -58,7 +55,7 @@ def choose_products(
         shapes: of the model's products, as (out, in).
         cache_dir: where the outcome is remembered.
         threads: of the engine.
-        pinned: one of `WAYS`; "auto" measures. What is pinned and not there is measured as well.
+        pinned: "tiles", "own" or "torch"; "auto" measures. What is pinned and not there is measured as well.
     """
     shapes = sorted({(min(n, MOST), min(k, MOST)) for n, k in shapes if k % 4 == 0})
     key = machine_key(threads, build_of(kernels), torch.__version__, str(shapes))

@@ -34,6 +34,14 @@ MOST_PERPLEXITY, LEAST_SAME_TOKEN = 0.01, 0.96
 """The gate: perplexity at most 1 % up, the likeliest next token the same at 96 % of all places."""
 
 
+def gate() -> str:
+    """The gate in words."""
+    return (
+        f"perplexity at most {MOST_PERPLEXITY * 100:.0f} % up, the same likeliest next token at "
+        f"{LEAST_SAME_TOKEN * 100:.0f} % of all places"
+    )
+
+
 def basis() -> str:
     """What a verdict rests on: it holds for this text and this gate."""
     return hashlib.sha256(TEXT.read_bytes()).hexdigest()[:16] + f"{MOST_PERPLEXITY}{LEAST_SAME_TOKEN}"

@@ -20,7 +20,7 @@ from backend.engine.memory import available
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.factory import resolve_variant
 from backend.engine.quantization.kernel import serves
-from backend.engine.quantization.loss import Yardstick
+from backend.engine.quantization.loss import Yardstick, gate
 from backend.engine.quantization.sensitivity import measure_sensitivity
 from backend.engine.quantization.speed import compare
 from backend.engine.quantization.stored import load_sensitivity, sensitive_file
@@ -65,7 +65,7 @@ class Precision:
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
         why = _why_not(device, kernels) if measures else "It is switched off (TENFOLD_MEASURE_PRECISION)."
-        self._report = PrecisionReport("off" if why else "waiting", why, self.base)
+        self._report = PrecisionReport("off" if why else "waiting", why, self.base, gate=gate())
         self._attempts = 0
         self._ending, self._ended = threading.Lock(), False
         if not why:
@@ -75,7 +75,7 @@ class Precision:
         known = recall(self._file)
         try:
             if known is not None and "report" in known:
-                raw = dict(known["report"])
+                raw = {**known["report"], "gate": gate()}
                 raw["measured"] = tuple(MeasuredVariant(**one) for one in raw["measured"])
                 self._report = PrecisionReport(**raw)
             elif known is not None:
@@ -175,7 +175,7 @@ class Precision:
                 break
             del decoder  # before the next is loaded
         report = PrecisionReport(
-            "measured", f"in {time.monotonic() - started:.0f} s", chosen, tuple(measured), time.time()
+            "measured", f"in {time.monotonic() - started:.0f} s", chosen, tuple(measured), time.time(), gate()
         )
         remember(self._file, {"report": asdict(report)})
         log.info("auto weights are %s: %s", chosen, "; ".join(one.summary() for one in measured))
@@ -198,7 +198,7 @@ class Precision:
     def _say(self, state: str, detail: str, measured: list[MeasuredVariant] | None = None) -> None:
         if state != "measuring":
             log.info("auto weights stay %s. %s", self.base, detail)
-        self._report = PrecisionReport(state, detail, self.base, tuple(measured or ()))
+        self._report = PrecisionReport(state, detail, self.base, tuple(measured or ()), gate=gate())
         self._news.set()
 
 
