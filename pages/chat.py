@@ -80,7 +80,7 @@ def options_bar(runtime: Runtime, conversation: str | None) -> ChatOptions:
             key="grounded" if ready else "grounded-off",
             help="Answers quote the uploaded documents, with numbered sources."
             if ready
-            else "Upload a document first, on the Documents page.",
+            else "Upload a document first, on the Knowledge page.",
         )
         with st.popover("Settings", icon=":material/tune:"):
             collection = ""
@@ -150,9 +150,9 @@ def welcome(runtime: Runtime) -> str | None:
     read = any(d.build for d in documents)
     pending = any(runtime.documents.is_pending(d) for d in documents)
     if documents and not read and not pending:
-        st.warning("None of the documents could be read; the Documents page says why of each.")
+        st.warning("None of the documents could be read; the Knowledge page says why of each.")
     if not read and not pending:
-        st.write("Load three short sample documents and ask about them, or upload your own on the Documents page.")
+        st.write("Load three short sample documents and ask about them, or upload your own on the Knowledge page.")
         if st.button("Load the sample documents", type="primary", icon=":material/library_add:"):
             act(runtime.samples.load)
         return None

@@ -36,7 +36,6 @@ MAY = {
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("API")
     refusal()
     parts = urlsplit(st.context.url or "http://localhost:8501")
     url = f"{parts.scheme}://{parts.netloc}"

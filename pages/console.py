@@ -12,6 +12,7 @@ from backend.access.sign_in import SIGN_OUT
 from backend.errors import UnavailableError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
+from pages.drawing.frame import bar
 from pages.drawing.untrusted import plain
 from pages.navigation import menu
 
@@ -63,6 +64,7 @@ def main() -> None:
     st.set_page_config(page_title=f"{page.title} · Tenfold", layout=layout)
     if caller != LOCAL:
         st.sidebar.link_button("Sign out", SIGN_OUT, icon=":material/logout:", type="tertiary")
+    bar(runtime, page.title)
     engine_banner(runtime, caller)
     page.run()
 

@@ -132,7 +132,6 @@ def draw_run(runtime: Runtime, run: JobRun) -> None:
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("Jobs")
     st.caption("Jobs run on a queue of their own: people who chat or call the API never wait for them.")
     refusal()
     new_job(runtime)

@@ -11,26 +11,28 @@ from streamlit.navigation.page import StreamlitPage
 from backend.access.caller import Caller, Role
 
 HERE = Path(__file__).parent
+HOME = "overview"
 PAGES = {
+    "overview": ("Overview", "home", Role.READ_ONLY),
     "chat": ("Chat", "forum", Role.USER),
-    "documents": ("Documents", "description", Role.USER),
-    "retrieval": ("Retrieval", "hub", Role.READ_ONLY),
+    "knowledge": ("Knowledge", "library_books", Role.READ_ONLY),
     "jobs": ("Jobs", "schedule", Role.USER),
-    "dashboard": ("Dashboard", "monitoring", Role.READ_ONLY),
-    "optimizations": ("Optimizations", "tune", Role.ADMIN),
-    "connect": ("API", "api", Role.READ_ONLY),
+    "monitor": ("Monitor", "monitoring", Role.READ_ONLY),
+    "optimize": ("Optimize", "tune", Role.ADMIN),
+    "connect": ("Connect", "api", Role.READ_ONLY),
+    "settings": ("Settings", "settings", Role.ADMIN),
 }
 """By name: title, icon, and the least role that is shown the page. A page that is not shown cannot be run."""
 GROUPS = {
-    "Use": ("chat", "documents", "retrieval", "jobs"),
-    "Understand": ("dashboard", "optimizations"),
-    "Connect": ("connect",),
+    "": ("overview", "chat", "knowledge", "jobs"),
+    "Understand": ("monitor", "optimize"),
+    "Set up": ("connect", "settings"),
 }
 
 
 def page(name: str, *, front: bool | None = None) -> StreamlitPage:
     """A page by its name, for the menu, `st.page_link` and `st.switch_page`, which find pages by their address."""
-    default = name == "chat" if front is None else front
+    default = name == HOME if front is None else front
     return _page(name, "front" if default else name, default=default)
 
 

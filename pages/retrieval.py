@@ -13,7 +13,7 @@ from backend.access.caller import Role
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller, current_sight
-from pages.drawing.charts import AMBER, GRAY, TEAL, draw
+from pages.drawing.charts import AMBER, GRAY, TEAL, show
 from pages.drawing.collections import collection_labels
 from pages.drawing.figures import seconds
 from pages.drawing.untrusted import opening, passage, plain
@@ -129,7 +129,7 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
         )
     drawn = figure(runtime, found, hits)
     if drawn is not None:
-        draw(drawn, key="subgraph")
+        show(drawn, key="subgraph")
         st.caption("Numbers are the ranks below; what led to them is gray. Point at one to read it.")
     left, right = st.columns(2)
     with left:
@@ -143,7 +143,6 @@ def answer(runtime: Runtime, question: str, collection: str | None) -> None:
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("Retrieval")
     st.caption("A question walks from what is near, what has its words and what it names over a graph of mentions.")
     if not runtime.documents.any_searchable(current_sight()):
         with st.container(border=True):
@@ -156,7 +155,7 @@ def main() -> None:
                 except TenfoldError as error:
                     st.error(plain(error.message))
                 else:
-                    st.switch_page(page("documents"))
+                    st.switch_page(page("knowledge"))
         return
     labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime)}
     left, right = st.columns([4, 1], vertical_alignment="bottom")

@@ -38,6 +38,26 @@ def press(
     (place or st).button(label, key=key, on_click=_attempt, args=(action,), **more)
 
 
+def press_after_asking(
+    label: str, question: str, action: Callable[[], object], *, key: str, yes: str = "Delete",
+    place: DeltaGenerator | None = None, **more: Any,
+) -> None:  # fmt: skip
+    """A button of what cannot be undone: it opens a question, and only the button in there acts.
+
+    Args:
+        label: what the button says.
+        question: what is lost; plain text, which may be strangers'.
+        action: as of `press`.
+        key: the button's own; that which acts has `-yes` behind it.
+        yes: what the button that acts says.
+        place: where it stands; None for where the page is being drawn.
+        more: what else `st.popover` takes.
+    """
+    with (place or st).popover(label, key=key, **more):
+        st.markdown(plain(question))
+        press(yes, action, key=f"{key}-yes", type="primary", width="stretch")
+
+
 def refusal() -> None:
     """Say why the last press did nothing. For a page, which is then up to date."""
     st.session_state.pop(ACTED, None)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pages.drawing.figures import counted, money, rate, seconds, size
+from pages.drawing.figures import amounts, counted, money, rate, seconds, size
 
 
 @pytest.mark.parametrize(
     ("value", "written"),
     [(None, "–"), (0.0854, "85 ms"), (0.9996, "1.0 s"), (1.44, "1.4 s"), (59.96, "1 min 0 s"), (125, "2 min 5 s"),
-     (3599.7, "1 h 0 min"), (7260, "2 h 1 min")],
+     (3599.7, "1 h 0 min"), (7260, "2 h 1 min"), (200_000, "2 d 7 h")],
 )  # fmt: skip
 def test_durations(value: float | None, written: str) -> None:
     assert seconds(value) == written
@@ -22,17 +22,27 @@ def test_durations(value: float | None, written: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0, "$0"), (1e-12, "<$0.00000001"), (0.0000138, "$0.000014"), (0.0099, "$0.0099"), (0.0305, "$0.03"),
-     (0.1, "$0.10"), (0.125, "$0.125"), (0.9996, "$1.00"), (12.5, "$12.50"), (1234567, "$1,234,567.00")],
+    [(0, "$ 0"), (1e-12, "< $ 0.00000001"), (0.0000138, "$ 0.0000138"), (0.0099, "$ 0.0099"), (0.0305, "$ 0.0305"),
+     (0.1, "$ 0.10"), (0.125, "$ 0.125"), (0.9996, "$ 1.00"), (12.5, "$ 12.50"), (1234567, "$ 1,234,567.00"),
+     (-0.5, "−$ 0.50")],
 )  # fmt: skip
 def test_money(value: float, written: str) -> None:
-    assert money(value) == written
+    assert money(value) == written.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [((0.0082, 0.131), ("0.0082", "0.1310")), ((0.00000081, 12.5), ("0.00000", "12.50000")),
+     ((3, 4.5), ("3.00", "4.50"))],
+)  # fmt: skip
+def test_a_row_of_amounts_is_in_one_precision(values: tuple[float, ...], written: tuple[str, ...]) -> None:
+    assert tuple(amount.removeprefix("$\N{NO-BREAK SPACE}") for amount in amounts(values)) == written
 
 
 @given(st.floats(0, 1e9))
 def test_no_amount_is_written_in_powers_of_ten_or_as_nothing(value: float) -> None:
     written = money(value)
-    assert re.fullmatch(r"<?\$[\d,]+(\.\d+)?", written)
+    assert re.fullmatch(r"(<\s)?\$\s[\d,]+(\.\d+)?", written)
     assert value == 0 or re.search(r"[1-9]", written)
 
 

@@ -289,7 +289,6 @@ def reindex(runtime: Runtime) -> None:
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("Documents")
     uploader(runtime)
     refusal()
     for message in st.session_state.pop("refused", [])[:20]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,7 +11,7 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.charts import AMBER, BLUE, TEAL, area, chart, dots, draw, steps
+from pages.drawing.charts import Chart, Line, draw
 from pages.drawing.figures import money, rate, seconds
 from pages.drawing.untrusted import plain
 from pages.navigation import page
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from backend.metering.ledger import Totals
 
 REFRESH = 2.0
-OWN = "My own price"
 WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
 
 
@@ -48,25 +48,27 @@ def live(runtime: Runtime, span: int) -> None:
         for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
             column.metric(label, value, border=True, help=text)
     left, right = st.columns(2)
-    generated = area([t for t, _ in throughput], [v for _, v in throughput], color=TEAL, name="out")
+    until = time.time()
+    since = until - span
+    generated = Line("out", [t for t, _ in throughput], [v for _, v in throughput], "area")
     with left:
-        draw(chart("Tokens generated per second", "tokens/s", generated, span=span), key="throughput")
+        draw(Chart("Tokens generated per second", "tokens/s", [generated], since, until), key="throughput")
     first = [(r.finished, r.ttft * 1000) for r in rows if r.ttft is not None]
-    requests = dots([t for t, _ in first], [v for _, v in first], color=BLUE, name="request")
+    requests = Line("people", [t for t, _ in first], [v for _, v in first], "dots")
     with right:
-        draw(chart("Time to first token of each request", "ms", requests, span=span), key="ttft")
+        draw(Chart("Time to first token of each request", "ms", [requests], since, until), key="ttft")
     samples = runtime.series.window(span)
     times = [s.time for s in samples]
-    running = steps(times, [s.stats.running for s in samples], color=TEAL, name="running")
-    queued = steps(
-        times, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], color=AMBER, name="queued"
+    running = Line("running", times, [s.stats.running for s in samples], "steps")
+    queued = Line(
+        "waiting", times, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], "steps"
     )
     with left:
-        draw(chart("Requests in the engine", "requests", running, queued, span=span), key="queue")
+        draw(Chart("Requests in the engine", "requests", [running, queued], since, until), key="queue")
     spent = list(itertools.accumulate(r.cost for r in rows))
-    cost = steps([r.finished for r in rows], spent, color=BLUE, name="cost")
+    cost = Line("paid", [r.finished for r in rows], spent, "steps")
     with right:
-        draw(chart("Cost of requests in this window", "US dollars", cost, span=span), key="cost")
+        draw(Chart("Cost of requests in this window", "US dollars", [cost], since, until), key="cost")
     account(runtime, totals)
 
 
@@ -91,33 +93,8 @@ def account(runtime: Runtime, totals: Totals) -> None:
         by_itself = " (auto)" if runtime.engine.switches.quantization == "auto" else ""
         st.caption(
             f"Weights: {info.variant}{by_itself} · products: {plain(info.products)} · attention: "
-            f"{plain(info.attention)} · {plain(info.device)}. What was tried, and how it did, is on Optimizations."
+            f"{plain(info.attention)} · {plain(info.device)}. What was tried, and how it did, is on Optimize."
         )
-
-
-def price(runtime: Runtime) -> None:
-    """Which machine the money is counted for."""
-    chosen = runtime.prices.current
-    said = f"Price: {plain(money(chosen.per_hour))} per hour"
-    if runtime.settings.price_per_hour is not None:
-        st.caption(f"{said}, from `TENFOLD_PRICE_PER_HOUR`.")
-        return
-    if not current_caller().role.covers(Role.ADMIN):
-        st.caption(f"{said}, as of: {plain(chosen.name)}.")
-        return
-    known = runtime.prices.catalogue
-    with st.popover(said, icon=":material/payments:"):
-        names = [*(p.name for p in known), OWN]
-        index = next((i for i, p in enumerate(known) if p == chosen), len(known))
-        name = st.selectbox("Machine", names, index=index)
-        value = next((p.per_hour for p in known if p.name == name), chosen.per_hour)
-        own = st.number_input(
-            "US dollars per hour", 0.0, 1000.0, value, 0.01, disabled=name != OWN, key=f"price-{name}"
-        )
-        st.caption("Round figures to start from, not quotations. New requests are counted at the new price.")
-        if st.button("Use this price", type="primary"):
-            runtime.prices.choose(name or OWN, own)
-            st.rerun()
 
 
 @st.fragment(run_every=REFRESH)
@@ -137,13 +114,11 @@ def empty(runtime: Runtime) -> None:
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("Dashboard")
     with st.container(horizontal=True, vertical_alignment="center"):
         window = st.segmented_control(
             "Window", list(WINDOWS), default="5 min", label_visibility="collapsed", key="window",
             persist_state="session",
         )
-        price(runtime)
     if not runtime.ledger.totals().requests:
         empty(runtime)
         return

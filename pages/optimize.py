@@ -89,7 +89,6 @@ def status(runtime: Runtime) -> None:
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.title("Optimizations")
     st.caption("Every switch acts while requests are being served. Off really is off, so its worth can be measured.")
     status(runtime)
     presets(runtime)

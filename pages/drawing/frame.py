@@ -1,0 +1,111 @@
+"""The bar above every page: its title, the engine and what it does now. It stays where it is while a page scrolls."""
+
+from __future__ import annotations
+
+from html import escape
+
+import streamlit as st
+
+from backend.runtime import Runtime
+from pages.drawing.figures import counted, money, rate
+
+HEIGHT, CONTENT = 56, 72
+"""Pixels of the bar, and from where on a page is drawn."""
+NOW = 10.0
+"""Seconds that "now" is the average of."""
+BACKGROUND, SURFACE = "light-dark(#ffffff, #0f151c)", "light-dark(#f4f6f8, #18212b)"
+"""As in the themes of `.streamlit/config.toml`."""
+STYLE = f"""<style>
+[data-testid=stHeader] {{ height: {HEIGHT}px; min-height: 0; background: transparent; pointer-events: none; }}
+[data-testid=stHeader] > * {{ pointer-events: none; }}
+[data-testid=stHeader] :is(button, a, [data-testid=stStatusWidget]) {{ pointer-events: auto; }}
+[data-testid=stMainBlockContainer] {{ padding-top: 0; padding-bottom: 3rem; }}
+.st-key-frame {{ position: sticky; top: 0; z-index: 99; height: {CONTENT}px; flex: none; margin-bottom: -1rem;
+  background: linear-gradient({BACKGROUND} {HEIGHT}px, transparent {HEIGHT}px); }}
+.st-key-frame [data-testid=stHtml], .st-key-frame [data-testid=stElementContainer] {{ width: 100%; }}
+.frame {{ display: flex; align-items: center; gap: 12px; height: {HEIGHT}px; padding-right: 76px; overflow: hidden;
+  border-bottom: 1px solid color-mix(in srgb, currentColor 14%, transparent); white-space: nowrap;
+  font-size: 14px; }}
+.frame h1 {{ font-size: 22px; font-weight: 600; line-height: {HEIGHT}px; margin: 0; padding: 0; letter-spacing: 0; }}
+.frame .chip {{ display: inline-flex; align-items: center; gap: 7px; height: 28px; padding: 0 11px; min-width: 0;
+  border-radius: 14px; background: {SURFACE}; }}
+.frame .chip > span:last-child {{ overflow: hidden; text-overflow: ellipsis; }}
+.frame .dot {{ width: 9px; height: 9px; border-radius: 50%; flex: none; }}
+.frame .space {{ flex: 1 1 0; }}
+.frame .figure {{ font-variant-numeric: tabular-nums; text-align: right; flex: none; }}
+.frame .figure b {{ font-weight: 600; }}
+.frame .speed {{ min-width: 82px; }}
+[data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
+@media (max-width: 900px) {{ .frame .price, .frame .model {{ display: none; }} }}
+@media (max-width: 640px) {{
+  .frame {{ gap: 8px; padding-right: 44px; font-size: 13px; }}
+  .frame .queue {{ display: none; }} .frame .speed {{ min-width: 0; }}
+  [data-testid=stMainBlockContainer] {{ padding-left: 1rem; padding-right: 1rem; }}
+}}
+</style>"""
+GREEN, YELLOW, RED = "#16a34a", "#d97706", "#dc2626"
+
+
+def bar(runtime: Runtime, title: str) -> None:
+    """Draw it, and its figures anew every two seconds."""
+    with st.container(key="frame"):
+
+        @st.fragment(run_every=2.0)
+        def figures() -> None:
+            st.html(STYLE + _bar(runtime, title))
+
+        figures()
+
+
+def _bar(runtime: Runtime, title: str) -> str:
+    color, state = engine_state(runtime)
+    throughput = runtime.series.throughput(NOW, NOW)
+    stats = runtime.engine.stats
+    waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
+    running = stats.running if stats else 0
+    speed = rate(throughput[-1][1] if throughput else 0.0)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<span class="chip" role="status" title="The engine: {escape(state)}"><span class="dot" '
+        f'style="background:{color}"></span><span>{chip(runtime, state)}</span></span>',
+        '<span class="space"></span>',
+        f'<span class="figure speed" title="Tokens generated per second, over {NOW:.0f} s"><b>{speed}</b></span>',
+        f'<span class="figure queue" title="{counted(running, "request")} being computed, {waiting} waiting">'
+        f"<b>{waiting}</b> waiting</span>",
+        f'<span class="figure price" title="The price of this machine"><b>{money(runtime.prices.current.per_hour)}</b>'
+        " / h</span>",
+    ]
+    return f'<div class="frame">{"".join(parts)}</div>'
+
+
+def chip(runtime: Runtime, state: str) -> str:
+    """The model, its weights and the preset, and what the engine does, as HTML; while it only serves, that is left out.
+
+    On a narrow window the model's name is hidden.
+    """
+    applied = runtime.engine.applied
+    parts = [] if applied is None else [applied.variant, preset(runtime)]
+    if state != "ready":
+        parts.append(state)
+    model = f'<span class="model">{escape(runtime.settings.served_model)} · </span>'
+    return model + " · ".join(escape(part) for part in parts)
+
+
+def preset(runtime: Runtime) -> str:
+    """What the switches that are asked for are called."""
+    now = runtime.engine.switches
+    return next((name for name, ready in runtime.switchboard.presets.items() if ready == now), "Custom")
+
+
+def engine_state(runtime: Runtime) -> tuple[str, str]:
+    """A color, and in few words what the engine is doing."""
+    phase, applied = runtime.engine.state.phase, runtime.engine.applied
+    if phase == "starting":
+        return YELLOW, "loading the model"
+    if phase == "restarting":
+        return YELLOW, "starting again"
+    if phase != "ready":
+        return RED, "not running"
+    if applied is not None and applied.loading:
+        return YELLOW, f"loading {applied.loading}"
+    return GREEN, "ready"
