@@ -27,6 +27,9 @@ from backend.knowledge.samples import Samples
 from backend.knowledge.sight import SHARED
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
+from backend.lab.preset_figures import FiguresStore
+from backend.lab.presets import PresetMeasuring
+from backend.metering.happenings import Happenings
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
@@ -50,8 +53,9 @@ class Runtime:
         self.access = Access.of(settings, self.database)
         self.prices = Prices(settings, self.database)
         self.series = StatsSeries()
-        self.switchboard = Switchboard(self.database, lambda: self.engine)
-        self._local = local_engine(settings, self.switchboard, self.series)
+        self.happenings = Happenings(self.database)
+        self.switchboard = Switchboard(self.database, lambda: self.engine, self.happenings)
+        self._local = local_engine(settings, self.switchboard, self.series, self.happenings)
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
@@ -79,6 +83,9 @@ class Runtime:
             default_max_tokens=settings.default_max_tokens,
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
+        self.presets = PresetMeasuring(
+            lambda: self.engine, self.switchboard, self.generations, FiguresStore(self.database)
+        )  # fmt: skip
         self.conversations = Conversations(self.database, self.generations, self.retriever)
         self.jobs = Jobs(
             self.database,
@@ -102,6 +109,7 @@ class Runtime:
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
+        self.presets.close()
         self._opening.close()
         self.jobs.close()
         self.reader.close()

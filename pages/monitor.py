@@ -1,100 +1,22 @@
-"""What the engine does now, how long people wait, and what it costs."""
+"""What is served now, each request, and what it costs."""
 
 from __future__ import annotations
 
-import itertools
 import time
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from backend.access.caller import Role
 from backend.runtime import Runtime, current
-from pages.caller import current_caller
-from pages.drawing.charts import Chart, Line, draw
-from pages.drawing.figures import money, rate, seconds
-from pages.drawing.untrusted import plain
+from pages.drawing.acts import refusal
+from pages.drawing.monitor_cost import cost
+from pages.drawing.monitor_live import live
+from pages.drawing.monitor_requests import request_table
+from pages.drawing.populations import FILTERS, RANGES
 from pages.navigation import page
 
-if TYPE_CHECKING:
-    from backend.metering.ledger import Totals
-
-REFRESH = 2.0
-WINDOWS = {"5 min": 300, "30 min": 1800, "1 h": 3600}
-
-
-def live(runtime: Runtime, span: int) -> None:
-    """Figures and charts from real requests."""
-    rows = runtime.ledger.window(span)
-    totals = runtime.ledger.totals()
-    stats = runtime.engine.stats
-    bucket = max(span / 60, 2.0)
-    throughput = runtime.series.throughput(span, bucket)
-    ttft = runtime.ledger.first_token(rows)
-    waiting = stats.waiting_realtime + stats.waiting_batch if stats else 0
-    asked = totals.prompt_tokens
-    figures: list[tuple[str, str, str | None]] = [
-        ("Tokens/s now", rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"), None),
-        ("Running · queued", f"{stats.running if stats else 0} · {waiting}", None),
-        ("Cost so far", money(totals.cost), "The requests' share of the machine's time, since the first request."),
-        ("Saved by caches", money(totals.saved),
-         "What the tokens found in caches would have cost; never subtracted from the cost."),
-        ("First token p50", seconds(ttft.p50 if ttft else None), "Arrival to first token, in this window."),
-        ("First token p95", seconds(ttft.p95 if ttft else None), None),
-        ("First token p99", seconds(ttft.p99 if ttft else None), f"Over {ttft.count if ttft else 0} requests."),
-        ("Cache hits", f"{totals.cached_tokens / asked:.0%}" if asked else "–", "Found in the prefix cache."),
-    ]
-    for start in (0, 4):
-        for column, (label, value, text) in zip(st.columns(4), figures[start : start + 4], strict=True):
-            column.metric(label, value, border=True, help=text)
-    left, right = st.columns(2)
-    until = time.time()
-    since = until - span
-    generated = Line("out", [t for t, _ in throughput], [v for _, v in throughput], "area")
-    with left:
-        draw(Chart("Tokens generated per second", "tokens/s", [generated], since, until), key="throughput")
-    first = [(r.finished, r.ttft * 1000) for r in rows if r.ttft is not None]
-    requests = Line("people", [t for t, _ in first], [v for _, v in first], "dots")
-    with right:
-        draw(Chart("Time to first token of each request", "ms", [requests], since, until), key="ttft")
-    samples = runtime.series.window(span)
-    times = [s.time for s in samples]
-    running = Line("running", times, [s.stats.running for s in samples], "steps")
-    queued = Line(
-        "waiting", times, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], "steps"
-    )
-    with left:
-        draw(Chart("Requests in the engine", "requests", [running, queued], since, until), key="queue")
-    spent = list(itertools.accumulate(r.cost for r in rows))
-    cost = Line("paid", [r.finished for r in rows], spent, "steps")
-    with right:
-        draw(Chart("Cost of requests in this window", "US dollars", [cost], since, until), key="cost")
-    account(runtime, totals)
-
-
-def account(runtime: Runtime, totals: Totals) -> None:
-    """Where the machine's money went since the engine started."""
-    stats = runtime.engine.stats
-    if stats is None:
-        return
-    per_hour = runtime.prices.current.per_hour
-    uptime = max(stats.uptime, stats.busy_seconds)
-    busy, idle = stats.busy_seconds * per_hour / 3600, (uptime - stats.busy_seconds) * per_hour / 3600
-    thousands = stats.output_tokens / 1000
-    st.markdown("##### This engine's run")
-    with st.container(horizontal=True):
-        st.metric("Working", money(busy), help=seconds(stats.busy_seconds), border=True)
-        st.metric("Idle", money(idle), help=seconds(uptime - stats.busy_seconds), border=True)
-        st.metric("Per 1K tokens out, working", money(busy / thousands) if thousands else "–", border=True)
-        st.metric("Per 1K tokens out, with idle", money((busy + idle) / thousands) if thousands else "–", border=True)
-        st.metric("Requests recorded", f"{totals.requests:.0f}", border=True)
-    info = runtime.engine.info
-    if info is not None:
-        by_itself = " (auto)" if runtime.engine.switches.quantization == "auto" else ""
-        st.caption(
-            f"Weights: {info.variant}{by_itself} · products: {plain(info.products)} · attention: "
-            f"{plain(info.attention)} · {plain(info.device)}. What was tried, and how it did, is on Optimize."
-        )
+VIEWS = ("Live", "Requests", "Cost")
+REFRESH, PATIENT_REFRESH = 2.0, 15.0
+"""Seconds between two looks, for ranges to an hour and for longer ones."""
 
 
 @st.fragment(run_every=REFRESH)
@@ -104,26 +26,55 @@ def empty(runtime: Runtime) -> None:
         st.rerun()
     with st.container(border=True):
         st.markdown("#### Nothing to show yet")
-        if current_caller().role.covers(Role.USER):
-            st.write("Charts begin with the first request. Ask something on the Chat page, or call the API.")
-            st.page_link(page("chat"), label="Go to Chat")
-        else:
-            st.write("Charts begin with the first request.")
+        st.write("Charts begin with the first request: ask something on Chat, or call the API.")
+        st.page_link(page("overview"), label="Begin on Overview")
+
+
+def choices(runtime: Runtime) -> tuple[str, str, str, bool]:
+    """The view, the range and the requests that are shown, and whether figures stand in tables."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        view = st.segmented_control(
+            "View", VIEWS, default="Live", label_visibility="collapsed", key="monitor-view", persist_state="session",
+            required=True,
+        )  # fmt: skip
+        span = st.segmented_control(
+            "Range", list(RANGES), default="1 h", label_visibility="collapsed", key="monitor-range",
+            persist_state="session", required=True,
+        )  # fmt: skip
+        chosen = st.selectbox(
+            "Requests of", list(FILTERS), index=list(FILTERS).index(busiest(runtime)), key="monitor-filter",
+            label_visibility="collapsed", persist_state="session", width=180,
+        )  # fmt: skip
+        tables = st.toggle("Tables", key="monitor-tables", help="Show the charts' figures as tables.")
+    return view or "Live", span or "1 h", chosen or "People", tables
+
+
+def busiest(runtime: Runtime) -> str:
+    """Where most requests of the last day came from: what is shown first."""
+    since = time.time() - 86400
+    counts = {
+        name: runtime.ledger.queries.sums(since, None, FILTERS[name].populations).requests
+        for name in ("People", "API", "Jobs")
+    }
+    return max(counts, key=lambda name: counts[name])
 
 
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        window = st.segmented_control(
-            "Window", list(WINDOWS), default="5 min", label_visibility="collapsed", key="window",
-            persist_state="session",
-        )
+    refusal()
     if not runtime.ledger.totals().requests:
         empty(runtime)
         return
-    span = WINDOWS[window or "5 min"]
-    st.fragment(run_every=REFRESH)(lambda: live(runtime, span))()
+    view, span, chosen, tables = choices(runtime)
+    seconds, shown = RANGES[span], FILTERS[chosen]
+    every = REFRESH if seconds <= 3600 else PATIENT_REFRESH
+    if view == "Live":
+        st.fragment(run_every=every)(lambda: live(runtime, seconds, shown, tables))()
+    elif view == "Requests":
+        request_table(runtime, seconds, shown, every)
+    else:
+        st.fragment(run_every=every)(lambda: cost(runtime, seconds, shown, tables))()
 
 
 main()

@@ -1,58 +1,56 @@
-"""Switch every optimization on and off while the model serves."""
+"""Switch every optimization on and off while the model serves, and see what that does."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import streamlit as st
 
 from backend.runtime import Runtime, current
+from pages.drawing.acts import refusal
+from pages.drawing.figures import amounts, rate, seconds, when
+from pages.drawing.frame import strip
 from pages.drawing.precision import precision
+from pages.drawing.presets import cards, changes, measuring, price_note
+from pages.drawing.switch import draw_switch
 from pages.drawing.untrusted import plain
 
-PRESET_HELP = {
-    "Baseline": "One request at a time, full precision, no caches: what serving costs without any of this.",
-    "Balanced": "Batching, caches and speculation, all exact, and the fastest weights that pass the quality gate.",
-    "Max savings": "8-bit weights, whatever the gate says, and larger batches.",
-}
-
-MOST_SEGMENTS = 3
-"""Choices that fit beside a text; more stand in a line of their own."""
+WINDOW = 300.0
+"""Seconds that the figures in view are of."""
+RECENT = 7 * 86400.0
 
 
-def change(runtime: Runtime, name: str, key: str, drawn: Any) -> None:
-    """Apply a widget's new value.
+def figures(runtime: Runtime) -> None:
+    """What the switches do, in a strip that stays in view."""
 
-    A page that redraws itself may hear of a widget that is gone, once more with the value it was drawn with: nobody
-    pressed that, and it would undo what was pressed since.
-    """
-    value: Any = st.session_state[key]
-    if value is not None and value != drawn:
-        runtime.switchboard.change({name: value})
+    @st.fragment(run_every=2.0)
+    def live() -> None:
+        rows = runtime.ledger.window(WINDOW)
+        first = runtime.ledger.first_token(rows)
+        throughput = runtime.series.throughput(10.0, 10.0)
+        stats = runtime.engine.stats
+        cost = amounts([sum(row.cost for row in rows)])[0]
+        strip({
+            "Tokens/s now": rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"),
+            "Running · waiting": f"{stats.running if stats else 0} · "
+            f"{stats.waiting_realtime + stats.waiting_batch if stats else 0}",
+            "First token, median": seconds(first.p50 if first else None),
+            "First token, p95": seconds(first.p95 if first else None),
+            "Requests": f"{len(rows):,}",
+            "Their cost": cost,
+        }, "Requests of the last 5 minutes")  # fmt: skip
 
-
-def presets(runtime: Runtime) -> None:
-    """Three ready states."""
-    now = runtime.engine.switches
-    ready = runtime.switchboard.presets
-    for column, (name, switches) in zip(st.columns(len(ready)), ready.items(), strict=True):
-        with column.container(border=True, height="stretch"):
-            active = switches == now
-            st.markdown(f"**{name}**" + (" :green-badge[in force]" if active else ""))
-            st.caption(PRESET_HELP[name])
-            if st.button("Use", key=f"preset-{name}", disabled=active):
-                runtime.switchboard.change(switches.as_dict())
-                st.rerun()
+    live()
 
 
 def status(runtime: Runtime) -> None:
-    """Which weights serve, and which are on their way."""
+    """What is on its way, and what could not be put in force."""
     applied = runtime.engine.applied
     loading = applied is not None and (applied.loading is not None or applied.switches != runtime.engine.switches)
-    info = runtime.engine.info
-    measuring = bool(info and info.precision and info.precision.state == "measuring")
+    looking = _looking(runtime)
 
-    @st.fragment(run_every=0.5 if loading else 2.0 if measuring else None)
+    @st.fragment(run_every=0.5 if loading else 2.0 if looking else None)
     def line() -> None:
         latest = runtime.engine.applied
         if latest is None:
@@ -60,70 +58,94 @@ def status(runtime: Runtime) -> None:
             return
         if loading and latest.loading is None and latest.switches == runtime.engine.switches:
             st.rerun()
-        info = runtime.engine.info
-        if measuring and info and info.precision and info.precision.state != "measuring":
+        if looking and not _looking(runtime):
             st.rerun()
-        where = f" on {info.device} · products: {info.products} · attention: {info.attention}" if info else ""
-        st.markdown(f"Serving **{plain(runtime.settings.served_model)}** in **{latest.variant}**{where}")
-        if info and len(info.tried_products) > 1:
-            tried = " · ".join(
-                f"{plain(one.label)} {'cannot be used' if one.problem else f'{one.wide_ms:.0f} ms'}"
-                for one in info.tried_products
-            )
-            st.caption(f"Ways to multiply, tried at start on the same piece of work: {tried}")
-        report = info.precision if info else None
-        if report and report.state == "measuring" and latest.switches.quantization == "auto":
-            st.caption(
-                f"For now: the fastest weights that pass the quality gate are being looked for "
-                f"({plain(report.detail)} …); see Weights, below."
-            )
         if latest.loading:
-            st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
-                    icon="⏳")
+            st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.")
         if latest.error:
             st.error(plain(latest.error))
 
     line()
 
 
+def _looking(runtime: Runtime) -> bool:
+    info = runtime.engine.info
+    return bool(info and info.precision and info.precision.state == "measuring")
+
+
+def switches(runtime: Runtime) -> None:
+    """Every switch that acts on this machine, in groups."""
+    now, default = runtime.switchboard.own.as_dict(), {a["name"]: a["default"] for a in runtime.switchboard.about}
+    ineffective = runtime.engine.info.ineffective if runtime.engine.info else {}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for about in runtime.switchboard.about:
+        if not (about["name"] in ineffective and about["needs"] is not None):  # all of it, not one of its values
+            groups.setdefault(about["group"], []).append(about)
+    for group, members in groups.items():
+        changed = sum(now[about["name"]] != default[about["name"]] for about in members)
+        said = f"{group} · {', '.join(about['label'] for about in members)}"
+        with st.expander(said + (f" · **{changed} changed**" if changed else ""), key=f"group-{group}"):
+            for about in members:
+                draw_switch(runtime, about, now[about["name"]], ineffective.get(about["name"]))
+            if group == "Precision":
+                precision(runtime)
+
+
+def machine(runtime: Runtime) -> None:
+    """How it is computed here, and what is not for this machine."""
+    info = runtime.engine.info
+    if info is None:
+        return
+    with st.expander("How it is computed on this machine", key="group-machine"):
+        applied = runtime.engine.applied
+        st.markdown(
+            f"**{plain(runtime.settings.served_model)}** in **{applied.variant if applied else info.variant}** on "
+            f"{plain(info.device)} · products: {plain(info.products)} · attention: {plain(info.attention)}"
+        )
+        if len(info.tried_products) > 1:
+            tried = " · ".join(
+                f"{plain(one.label)} {'cannot be used' if one.problem else f'{one.wide_ms:.0f} ms'}"
+                for one in info.tried_products
+            )
+            st.caption(f"Ways to multiply, tried at start on the same piece of work: {tried}")
+        for about in runtime.switchboard.about:
+            if about["name"] in info.ineffective and about["needs"] is not None:
+                st.caption(f"**{about['label']}** is left out: {plain(info.ineffective[about['name']])}")
+
+
+def history(runtime: Runtime) -> None:
+    """What was changed lately, by whom."""
+    until = time.time()
+    found = runtime.happenings.between(until - RECENT, until)
+    with st.expander("What was changed in the last 7 days", key="group-history"):
+        if not found:
+            st.caption("Nothing yet. Every change of a switch will be listed here, with who made it.")
+            return
+        names = {key.id: key.name for key in runtime.access.keys.latest()}
+        st.dataframe(
+            [
+                {"when": when(one.time), "what": one.text, "by": names.get(one.who, one.who or "this machine")}
+                for one in found
+            ],
+            hide_index=True, width="stretch", key="history",
+        )  # fmt: skip
+
+
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    st.caption("Every switch acts while requests are being served. Off really is off, so its worth can be measured.")
+    figures(runtime)
+    refusal()
     status(runtime)
-    presets(runtime)
-    now = runtime.engine.switches.as_dict()
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for about in runtime.switchboard.about:
-        groups.setdefault(about["group"], []).append(about)
-    ineffective = runtime.engine.info.ineffective if runtime.engine.info else {}
-    for group, members in groups.items():
-        st.markdown(f"##### {group}")
-        for about in members:
-            name, value = about["name"], now[about["name"]]
-            key = f"switch-{name}-{value}"  # a change made elsewhere makes a fresh widget with the value in force
-            with st.container(border=True):
-                text, control = st.columns([5, 2], vertical_alignment="center")
-                acts = "" if about["acts"] == "at once" else f" :gray-badge[acts {about['acts']}]"
-                text.markdown(f"**{about['label']}**{acts}")
-                text.caption(about["help"])
-                if name in ineffective:
-                    text.caption(f"**{ineffective[name]}**")
-                common: dict[str, Any] = {
-                    "key": key, "label_visibility": "collapsed", "on_change": change,
-                    "args": (runtime, name, key, value),
-                    "disabled": name in ineffective and about["needs"] is not None,  # all of it, not one of its values
-                }
-                if len(about["choices"]) > MOST_SEGMENTS:
-                    st.pills(about["label"], about["choices"], default=value, **common)
-                elif about["choices"]:
-                    control.segmented_control(about["label"], about["choices"], default=value, **common)
-                elif isinstance(value, bool):
-                    control.toggle(about["label"], value, **common)
-                else:
-                    control.number_input(about["label"], about["low"], about["high"], value, **common)
-                if name == "quantization":
-                    precision(runtime)
+    if runtime.switchboard.borrowed:
+        st.info("The presets are being measured. What is chosen below comes back afterwards; a change ends it.")
+    cards(runtime)
+    st.caption(price_note(runtime))
+    changes(runtime)
+    measuring(runtime)
+    switches(runtime)
+    machine(runtime)
+    history(runtime)
 
 
 main()

@@ -1,19 +1,41 @@
-"""The home: what is paid here and what it would be without Tenfold, or the three steps that lead there."""
+"""The home: what is paid here and what Baseline would cost; before the first answer, three steps that lead there."""
 
 from __future__ import annotations
+
+import time
 
 import streamlit as st
 
 from backend.runtime import current
-from pages.navigation import page
+from pages.drawing.acts import refusal
+from pages.drawing.overview_claim import claim
+from pages.drawing.overview_day import cost_per_hour, happened, tiles
+from pages.drawing.overview_steps import done_steps, steps
+
+REFRESH = 5.0
+DAY = 86400
 
 
 def main() -> None:
     """Draw the page."""
     runtime = current()
-    if not runtime.ledger.totals().requests:
-        st.markdown("## Three steps to the first figures")
-        st.page_link(page("chat"), label="Go to Chat")
+    refusal()
+    answered, called = done_steps(runtime)
+    if not (answered or called):
+        steps(runtime)
+        return
+    if not called:
+        steps(runtime, left_only=True)
+
+    @st.fragment(run_every=REFRESH)
+    def figures() -> None:
+        now = time.time()
+        claim(runtime, now)
+        tiles(runtime, now)
+        cost_per_hour(runtime, now)
+        happened(runtime, now)
+
+    figures()
 
 
 main()

@@ -48,6 +48,7 @@ class LocalEngine:
         config: what to start it with; its switches are those that were in force last.
         on_stats: called with all statistics, from the reading thread.
         on_applied: called with the switches in force whenever the engine says so, from the reading thread.
+        on_said: called with each state that the engine enters and each answer to a change of switches; never waits.
         hang_limit: seconds; see HANG_LIMIT.
         command: the process to start.
     """
@@ -57,13 +58,17 @@ class LocalEngine:
         config: EngineConfig,
         on_stats: Callable[[Stats], None] | None = None,
         on_applied: Callable[[Switches], None] | None = None,
+        on_said: Callable[[EngineState | SwitchesApplied], None] | None = None,
         hang_limit: float = HANG_LIMIT,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self._on_stats, self._on_applied = on_stats, on_applied
+        self._on_stats, self._on_applied, self._on_said = on_stats, on_applied, on_said
         self._switching = Switching(config.switches)
         self._outstanding = Outstanding(self.abort)
-        self._life = Supervision(config, command, hang_limit, self._switching, self._outstanding, self._take_in)
+        self._life = Supervision(
+            config, command, hang_limit, self._switching, self._outstanding, self._take_in,
+            on_state=lambda state: _tell(self._on_said, state),
+        )  # fmt: skip
         self._stats: Stats | None = None
         self._numbers = itertools.count(1)
 
@@ -86,6 +91,7 @@ class LocalEngine:
                 in_force = self._switching.take(message)
                 self._life.changed.notify_all()
             _tell(self._on_applied, in_force)
+            _tell(self._on_said, message)
         elif isinstance(message, InfoChanged):
             self._life.info = message.info
         else:

@@ -47,9 +47,11 @@ class Supervision:
         switching: Switching,
         outstanding: Outstanding,
         on_message: Callable[[Any], None],
+        on_state: Callable[[EngineState], None] = lambda state: None,
     ) -> None:
         self._config, self._command, self._hang_limit = config, command, hang_limit
         self._switching, self._outstanding, self._on_message = switching, outstanding, on_message
+        self._on_state = on_state
         self.changed = threading.Condition(threading.RLock())  # held while something is sent, or changes phase
         self.state = EngineState(Phase.STOPPED)
         self.info: EngineInfo | None = None
@@ -192,6 +194,7 @@ class Supervision:
             count = self.state.restarts if restarts is None else restarts
             self.state = EngineState(phase, detail, count, time.monotonic())
             self.changed.notify_all()
+            self._on_state(self.state)
 
     # ---- what its owner asks -------------------------------------------------------------------------------------
 

@@ -22,13 +22,19 @@ class Case:
 
 def document_questions(text: TextModel, repeat: int) -> list[Case]:
     """Every question over its whole document, `repeat` times over; equal beginnings, as real traffic has them."""
-    cases = []
+    answers = [row["answer"] for row in json.loads(QUESTIONS.read_text())]
+    prompts = [text.encode_chat(messages) for messages in question_messages()]
+    return [Case(*case) for case in zip(prompts, answers, strict=True)] * repeat
+
+
+def question_messages() -> list[list[dict[str, str]]]:
+    """Every question over its whole document, as messages of a chat."""
+    out = []
     for row in json.loads(QUESTIONS.read_text()):
         document = (SAMPLES / row["document"]).read_text()
         question = f"Question: {row['question']}"
-        messages = [
+        out.append([
             {"role": "system", "content": INSTRUCTIONS},
             {"role": "user", "content": f"Passages:\n\n[1] {row['document']}\n{document}\n\n{question}"},
-        ]
-        cases.append(Case(text.encode_chat(messages), row["answer"]))
-    return cases * repeat
+        ])  # fmt: skip
+    return out

@@ -17,5 +17,7 @@ class Account:
     cached_tokens: int
     output_tokens: int
     compute_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
     cost: float
     saved: float

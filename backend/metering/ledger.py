@@ -111,6 +111,8 @@ class Ledger:
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
             compute_seconds=usage.compute_seconds,
+            prefill_seconds=usage.prefill_seconds,
+            decode_seconds=usage.decode_seconds,
             cost=usage.compute_seconds * per_second,
             saved=usage.cached_tokens * self._prefill.seconds_per_token * per_second,
         )
@@ -135,7 +137,8 @@ class Ledger:
         """Write an answer that was given again: nothing computed, and what it took the first time saved."""
         account = Account(
             ttft=latency, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=answer.prompt_tokens,
-            cached_tokens=answer.prompt_tokens, output_tokens=len(answer.token_ids), compute_seconds=0.0, cost=0.0,
+            cached_tokens=answer.prompt_tokens, output_tokens=len(answer.token_ids), compute_seconds=0.0,
+            prefill_seconds=0.0, decode_seconds=0.0, cost=0.0,
             saved=answer.compute_seconds * self._prices.current.per_hour / 3600,
         )  # fmt: skip
         self._put(asked, account, outcome=Outcome.CACHED, finished_reason=answer.finish_reason)
@@ -170,7 +173,7 @@ class Ledger:
         account = Account(
             ttft=None, latency=latency, tpot=None, tokens_per_second=None,
             prompt_tokens=computed_tokens + reused_tokens, cached_tokens=reused_tokens, output_tokens=0,
-            compute_seconds=seconds, cost=seconds * per_second,
+            compute_seconds=seconds, prefill_seconds=seconds, decode_seconds=0.0, cost=seconds * per_second,
             saved=reused_tokens * self.embedding_rate() * per_second,
         )  # fmt: skip
         outcome = Outcome.ERROR if failed else Outcome.STOP
@@ -259,5 +262,5 @@ def _insert(session: Session, row: dict[str, Any]) -> None:
 def _nothing_computed(prompt_tokens: int, latency: float) -> Account:
     return Account(
         ttft=None, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=prompt_tokens, cached_tokens=0,
-        output_tokens=0, compute_seconds=0.0, cost=0.0, saved=0.0,
+        output_tokens=0, compute_seconds=0.0, prefill_seconds=0.0, decode_seconds=0.0, cost=0.0, saved=0.0,
     )  # fmt: skip

@@ -23,3 +23,8 @@ PRESETS: dict[str, Switches] = {
     "Balanced": Switches(),
     "Max savings": Switches(max_batch=128, batch_window_ms=50, quantization="int8"),
 }
+
+
+def preset_of(switches: Switches) -> str | None:
+    """What these switches are called together; None where they are no preset."""
+    return next((name for name, ready in PRESETS.items() if ready == switches), None)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import InvalidSwitchError, Switches, describe
+from backend.metering.happenings import Happenings
 from backend.store.database import Database
 from backend.store.tables.settings import Setting
-from backend.switchboard.presets import PRESETS
+from backend.switchboard.presets import PRESETS, preset_of
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +26,23 @@ RETRY = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between attempts to store, the last for all that follow."""
 
 
+class BorrowOverError(Exception):
+    """Somebody changed the switches while they were borrowed: theirs are in force, and stay."""
+
+
 class Switchboard:
     """One per server.
 
     Args:
         database: where the switches in force are stored.
         engine: called per change; the engine is built with what is stored here.
+        happenings: told of each change.
     """
 
-    def __init__(self, database: Database, engine: Callable[[], EngineClient]) -> None:
-        self._database, self._engine = database, engine
+    def __init__(self, database: Database, engine: Callable[[], EngineClient], happenings: Happenings) -> None:
+        self._database, self._engine, self._happenings = database, engine, happenings
+        self._borrower: object | None = None
+        self._lent_over: Switches | None = None  # those of before, while switches are lent or on their way back
         self._changing = threading.Lock()
         self._changed = threading.Condition()
         self._in_force: Switches | None = None  # None: the engine has not said anything yet
@@ -66,21 +75,81 @@ class Switchboard:
             log.warning("the stored switches are not understood; the defaults are used")
             return Switches()
 
-    def change(self, changes: dict[str, Any]) -> Switches:
+    def change(self, changes: dict[str, Any], *, who: str = "", why: str = "") -> Switches:
         """Change some switches now, and for the next start once they are in force.
+
+        Ends a borrowing: who changes switches wants to see them in force.
+
+        Args:
+            changes: new values by name.
+            who: wants it, for the record.
+            why: the same.
 
         Raises:
             InvalidSwitchError: says which and what is allowed.
         """
         with self._changing:
             engine = self._engine()
-            switches = engine.switches.updated(changes)
+            before = self._own(engine)
+            switches = before.updated(changes)
+            self._borrower = None
+            with self._changed:
+                if self._lent_over is not None:
+                    self._lent_over = switches
             engine.set_switches(switches)
+        name = preset_of(switches) or ""
+        self._happenings.switched(before.as_dict(), switches.as_dict(), who=who, why=why, name=name)
         return switches
+
+    @contextmanager
+    def borrow(self) -> Iterator[Callable[[Switches], None]]:
+        """Lend the engine to a measurement, which gives it other switches by calling what this yields.
+
+        They are stored nowhere, and those of before are asked for again at the end. What is yielded raises
+        `BorrowOverError` once somebody else has changed switches, or has borrowed them.
+        """
+        borrower = object()
+        with self._changing:
+            own = self._own(self._engine())
+            with self._changed:
+                self._borrower, self._lent_over = borrower, own
+
+        def lend(switches: Switches) -> None:
+            with self._changing:
+                if self._borrower is not borrower:
+                    raise BorrowOverError("The switches were changed meanwhile.")
+                self._engine().set_switches(switches)
+
+        try:
+            yield lend
+        finally:
+            with self._changing:
+                if self._borrower is borrower:
+                    self._borrower = None
+                    self._engine().set_switches(own)
+
+    @property
+    def own(self) -> Switches:
+        """The switches asked for; while they are borrowed, those that come back."""
+        with self._changing:
+            return self._own(self._engine())
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether a measurement has other switches in force."""
+        return self._borrower is not None
+
+    def _own(self, engine: EngineClient) -> Switches:
+        lent_over = self._lent_over
+        return lent_over if self._borrower is not None and lent_over is not None else engine.switches
 
     def keep(self, in_force: Switches) -> None:
         """The engine says what is in force; to be called whenever it does. Never blocks."""
         with self._changed:
+            if self._lent_over is not None:
+                if self._borrower is not None or in_force != self._engine().switches:
+                    return  # lent, or on their way back
+                self._lent_over = None
             self._in_force = in_force
             self._changed.notify_all()
 

@@ -16,7 +16,7 @@ TEAL, AMBER, BLUE, GRAY, RED, VIOLET = "#14b8a6", "#f59e0b", "#6366f1", "#94a3b8
 COLORS = {
     "out": TEAL, "in": BLUE, "cached": VIOLET,
     "people": TEAL, "api": BLUE, "jobs": AMBER, "answers": VIOLET,
-    "running": TEAL, "waiting": AMBER, "failed": RED,
+    "running": TEAL, "waiting": AMBER, "failed": RED, "cancelled": GRAY, "answered": TEAL, "repeated": VIOLET,
     "paid": TEAL, "idle": GRAY, "Baseline": AMBER,
     "p50": TEAL, "p95": AMBER, "p99": RED,
 }  # fmt: skip
@@ -66,6 +66,8 @@ class Chart:
     marks: Sequence[Mark] = ()
     said: str = ""
     """What it shows, in words."""
+    stacked: bool = True
+    """Whether bars of one moment stand on each other, or beside."""
 
 
 def draw(chart: Chart, *, key: str, height: int = 260, table: bool = False) -> None:
@@ -98,7 +100,7 @@ def figure(chart: Chart, height: int = 260) -> go.Figure:
         xaxis={"type": "date", "range": [_at(chart.since), _at(chart.until)], "title": None},
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
         showlegend=len(chart.lines) > 1,
-        barmode="stack",
+        barmode="stack" if chart.stacked else "group",
         bargap=0.1,
         uirevision=chart.title,
         hovermode="x unified",

@@ -19,10 +19,16 @@ STYLE = f"""<style>
 [data-testid=stHeader] {{ height: {HEIGHT}px; min-height: 0; background: transparent; pointer-events: none; }}
 [data-testid=stHeader] > * {{ pointer-events: none; }}
 [data-testid=stHeader] :is(button, a, [data-testid=stStatusWidget]) {{ pointer-events: auto; }}
+[data-testid=stHeaderLogo] {{ display: none; }}
 [data-testid=stMainBlockContainer] {{ padding-top: 0; padding-bottom: 3rem; }}
 .st-key-frame {{ position: sticky; top: 0; z-index: 99; height: {CONTENT}px; flex: none; margin-bottom: -1rem;
   background: linear-gradient({BACKGROUND} {HEIGHT}px, transparent {HEIGHT}px); }}
 .st-key-frame [data-testid=stHtml], .st-key-frame [data-testid=stElementContainer] {{ width: 100%; }}
+.st-key-strip {{ position: sticky; top: {HEIGHT}px; z-index: 98; background: {BACKGROUND}; padding: 8px 0; }}
+.strip {{ display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 !important; padding: 0; }}
+.strip div {{ min-width: 76px; }}
+.strip dt {{ font-size: 12px; opacity: 0.75; white-space: nowrap; font-weight: 400; }}
+.strip dd {{ font-size: 18px; font-weight: 600; margin: 0; font-variant-numeric: tabular-nums; line-height: 1.3; }}
 .frame {{ display: flex; align-items: center; gap: 12px; height: {HEIGHT}px; padding-right: 76px; overflow: hidden;
   border-bottom: 1px solid color-mix(in srgb, currentColor 14%, transparent); white-space: nowrap;
   font-size: 14px; }}
@@ -55,6 +61,13 @@ def bar(runtime: Runtime, title: str) -> None:
             st.html(STYLE + _bar(runtime, title))
 
         figures()
+
+
+def strip(figures: dict[str, str], about: str) -> None:
+    """A row of figures that stays in view below the bar; `about` says what they are of."""
+    with st.container(key="strip"):
+        rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items())
+        st.html(f'<dl class="strip" aria-label="{escape(about)}" title="{escape(about)}">{rows}</dl>')
 
 
 def _bar(runtime: Runtime, title: str) -> str:
@@ -93,8 +106,8 @@ def chip(runtime: Runtime, state: str) -> str:
 
 def preset(runtime: Runtime) -> str:
     """What the switches that are asked for are called."""
-    now = runtime.engine.switches
-    return next((name for name, ready in runtime.switchboard.presets.items() if ready == now), "Custom")
+    own = runtime.switchboard.own
+    return next((name for name, ready in runtime.switchboard.presets.items() if ready == own), "Custom")
 
 
 def engine_state(runtime: Runtime) -> tuple[str, str]:
@@ -106,6 +119,8 @@ def engine_state(runtime: Runtime) -> tuple[str, str]:
         return YELLOW, "starting again"
     if phase != "ready":
         return RED, "not running"
+    if runtime.presets.progress.running:
+        return YELLOW, f"measuring {runtime.presets.progress.preset}"
     if applied is not None and applied.loading:
         return YELLOW, f"loading {applied.loading}"
     return GREEN, "ready"

@@ -23,6 +23,7 @@ from backend.engine.config import EngineConfig
 from backend.engine.switches import Switches
 from backend.errors import ModelFailedError
 from backend.knowledge.reader import ReaderPhase, ReaderState
+from backend.metering.happenings import Happenings
 from backend.settings import Settings
 from backend.store.database import Database
 from backend.switchboard.service import Switchboard
@@ -42,9 +43,12 @@ class Desk:
         self.file = folder / "tenfold.sqlite3"
         self.database = Database(f"sqlite:///{self.file}")
         self.database.migrate()
-        self.switchboard = Switchboard(self.database, lambda: self.engine)
+        self.happenings = Happenings(self.database)
+        self.switchboard = Switchboard(self.database, lambda: self.engine, self.happenings)
         config = EngineConfig(model=model, cache_dir=folder, switches=self.switchboard.stored, threads=1)
-        self.engine = LocalEngine(config, on_applied=self.switchboard.keep, command=FAKE)
+        self.engine = LocalEngine(
+            config, on_applied=self.switchboard.keep, on_said=self.happenings.engine_said, command=FAKE
+        )
         self.engine.start()
 
     def ready(self) -> Desk:

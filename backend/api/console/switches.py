@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from pydantic import AfterValidator, BaseModel
 
 from backend.api.bodies import check_text
-from backend.api.deps import RuntimeDep
+from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.rooms import Room
 from backend.engine.switches import InvalidSwitchError
 from backend.errors import InvalidInputError
@@ -67,7 +67,7 @@ def get_switches(runtime: RuntimeDep) -> SwitchState:
 
 @router.patch("", summary="Change switches")
 def patch_switches(
-    changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep
+    changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep, caller: CallerDep
 ) -> SwitchState:
     """Change some; the others stay.
 
@@ -75,7 +75,7 @@ def patch_switches(
     as weights need to be loaded, and a database that cannot be written now is tried again.
     """
     try:
-        runtime.switchboard.change(changes)
+        runtime.switchboard.change(changes, who=caller.id, why="by the API")
     except InvalidSwitchError as error:
         raise InvalidInputError(str(error), param="switches") from error
     runtime.switchboard.settled(STORE_TIMEOUT)

@@ -1,0 +1,231 @@
+"""Measures presets in the product as it serves: document questions at once, in rounds, under borrowed switches.
+
+What it computes is on the ledger as the lab's. The switches of before come back, whatever happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from backend.engine.messages import SamplingParams
+from backend.engine.protocol import EngineClient, Phase
+from backend.engine.switches import Switches
+from backend.errors import ConflictError, TenfoldError
+from backend.generation.request import TextRequest
+from backend.generation.service import GenerationService
+from backend.generation.stream import Generation
+from backend.lab.estimate import estimate
+from backend.lab.preset_figures import FiguresStore, PresetFigures
+from backend.lab.standing import Standing, standing
+from backend.lab.workload import question_messages
+from backend.metering.account import Account
+from backend.metering.percentiles import percentiles
+from backend.metering.queries import Sums
+from backend.store.ids import new_id
+from backend.switchboard.presets import PRESETS
+from backend.switchboard.service import BorrowOverError, Switchboard
+
+log = logging.getLogger(__name__)
+
+ROUNDS, REQUESTS, ANSWER_TOKENS = 4, 6, 48
+LOAD_TIMEOUT = 300.0
+"""Seconds that weights may take to be put in force."""
+PAUSE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a measurement is.
+
+    Attributes:
+        preset: being measured; empty while none is.
+        done: rounds, of all presets asked for.
+        total: the same.
+        error: why the last measurement ended early; empty where it did not.
+    """
+
+    preset: str = ""
+    done: int = 0
+    total: int = 0
+    error: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether something is being measured."""
+        return bool(self.preset)
+
+
+class Round(NamedTuple):
+    """One round: the account of each request, the machine's busy seconds, and those of the clock."""
+
+    accounts: list[Account]
+    busy: float
+    wall: float
+    disturbed: bool
+
+
+class CancelledError(Exception):
+    """Somebody wants the measurement to end."""
+
+
+class PresetMeasuring:
+    """One measurement at a time, in the background.
+
+    Args:
+        engine: who computes.
+        switchboard: lends the engine other switches.
+        generations: sends the questions.
+        store: keeps the figures.
+    """
+
+    def __init__(
+        self, engine: Callable[[], EngineClient], switchboard: Switchboard, generations: GenerationService,
+        store: FiguresStore,
+    ) -> None:  # fmt: skip
+        self._engine, self._switchboard, self._generations, self._store = engine, switchboard, generations, store
+        self._lock = threading.Lock()
+        self._cancel = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.progress = Progress()
+
+    def figures(self) -> dict[str, PresetFigures]:
+        """By preset, what was measured with the weights that serve."""
+        info = self._engine().info
+        return {} if info is None else self._store.all(info.fingerprint)
+
+    def standing(self, sums: Sums, per_hour: float) -> Standing | None:
+        """What this traffic cost beside what Baseline would have; see `standing.standing`."""
+        return standing(sums, self.figures().get("Baseline"), per_hour)
+
+    def start(self, presets: list[str]) -> None:
+        """Measure these presets, one after the other; returns at once.
+
+        Raises:
+            ConflictError: something is being measured already, or the engine is not ready.
+        """
+        with self._lock:
+            if self.progress.running:
+                raise ConflictError(f"{self.progress.preset} is being measured; wait for it, or cancel it.")
+            if self._engine().state.phase is not Phase.READY:
+                raise ConflictError("The engine is not ready; measure once it serves.")
+            self._cancel.clear()
+            self.progress = Progress(presets[0], 0, len(presets) * ROUNDS)
+            self._thread = threading.Thread(target=self._work, args=(presets,), name="presets", daemon=True)
+            self._thread.start()
+
+    def cancel(self) -> None:
+        """End the measurement; what was measured whole is kept."""
+        self._cancel.set()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Cancel, and wait until the switches of before were asked for."""
+        self.cancel()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _work(self, presets: list[str]) -> None:
+        error = ""
+        try:
+            with self._switchboard.borrow() as lend:
+                for name in presets:
+                    self.progress = replace(self.progress, preset=name)
+                    self._put_in_force(lend, PRESETS[name])
+                    self._store.keep(self._measure(name))
+        except CancelledError:
+            error = "It was cancelled."
+        except BorrowOverError:
+            error = "It ended since somebody changed the switches meanwhile."
+        except TenfoldError as problem:
+            error = problem.message
+        except Exception as problem:
+            log.exception("a preset could not be measured")
+            error = f"It could not be measured: {problem}"
+        self.progress = Progress(error=error)
+
+    def _put_in_force(self, lend: Callable[[Switches], None], switches: Switches) -> None:
+        lend(switches)
+        deadline = time.monotonic() + LOAD_TIMEOUT
+        while time.monotonic() < deadline:
+            self._check()
+            applied = self._engine().applied
+            if applied is not None and applied.error:
+                raise TenfoldError(applied.error)
+            report = self._engine().known().precision
+            chosen = switches.quantization != "auto" or report is None or report.state not in ("waiting", "measuring")
+            if applied is not None and applied.switches == switches and applied.loading is None and chosen:
+                return
+            time.sleep(PAUSE)
+        raise TenfoldError("The switches did not come into force in time.")
+
+    def _check(self) -> None:
+        if self._cancel.is_set():
+            raise CancelledError
+
+    def _measure(self, name: str) -> PresetFigures:
+        self._serve(question_messages()[:1])  # warms what is loaded lazily
+        rounds = []
+        for _ in range(ROUNDS):
+            rounds.append(self._serve(question_messages()[:REQUESTS]))
+            self.progress = replace(self.progress, done=self.progress.done + 1)
+        info, applied = self._engine().known(), self._engine().applied
+        return PresetFigures(
+            preset=name,
+            when=time.time(),
+            fingerprint=info.fingerprint,
+            device=info.device,
+            variant=applied.variant if applied is not None else info.variant,
+            rounds=ROUNDS,
+            requests=REQUESTS,
+            seconds_per_token=estimate([r.busy / _sum(r, "prompt_tokens", "output_tokens") for r in rounds]),
+            prefill_seconds_per_token=estimate([_sum(r, "prefill_seconds") / _sum(r, "prompt_tokens") for r in rounds]),
+            decode_seconds_per_token=estimate([_sum(r, "decode_seconds") / _sum(r, "output_tokens") for r in rounds]),
+            ttft=estimate([_median_ttft(r) for r in rounds]),
+            tokens_per_second=estimate([_sum(r, "output_tokens") / r.wall for r in rounds]),
+            disturbed=sum(r.disturbed for r in rounds),
+        )
+
+    def _serve(self, questions: list[list[dict[str, str]]]) -> Round:
+        """Ask at once, as somebody whom no cache knows yet; wait until each was answered."""
+        self._check()
+        sampling, tenant = SamplingParams(temperature=0.0), f"lab-{new_id()}"
+        requests = [
+            TextRequest(
+                messages=messages, sampling=sampling, max_tokens=ANSWER_TOKENS, source="lab", tenant=tenant, fresh=True
+            )
+            for messages in questions
+        ]
+        prepared = [self._generations.prepare(request) for request in requests]
+        engine = self._engine()
+        before, began = engine.ping(30), time.monotonic()
+        others = bool(self._generations.active)
+        own = [self._generations.start(one) for one in prepared]
+        while any(not generation.ended for generation in own):
+            others = others or len(self._generations.active) > sum(not generation.ended for generation in own)
+            if self._cancel.is_set():
+                for generation in own:
+                    self._generations.cancel(generation)
+            time.sleep(PAUSE / 10)
+        wall = time.monotonic() - began
+        self._check()
+        return Round([_account(generation) for generation in own], engine.ping(30).busy_seconds - before.busy_seconds,
+                     wall, others)  # fmt: skip
+
+
+def _account(generation: Generation) -> Account:
+    if generation.account is None:
+        raise generation.error or TenfoldError("A request of the measurement failed.")
+    return generation.account
+
+
+def _sum(one: Round, *names: str) -> float:
+    return float(sum(getattr(account, name) for account in one.accounts for name in names))
+
+
+def _median_ttft(one: Round) -> float:
+    found = percentiles([account.ttft for account in one.accounts if account.ttft is not None])
+    return found.p50 if found is not None else 0.0

@@ -1,0 +1,76 @@
+"""Overview, before there are figures: three steps that tick themselves off."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from backend.access.caller import Role
+from backend.runtime import Runtime
+from pages.caller import current_caller, current_sight
+from pages.drawing.acts import press
+from pages.navigation import page
+
+QUESTION = "How many steps does the lighthouse tower have?"
+
+
+def done_steps(runtime: Runtime) -> tuple[bool, bool]:
+    """Whether somebody was answered here, and whether a program called."""
+    queries = runtime.ledger.queries
+    return queries.sums(None, None, ("people",)).requests > 0, queries.sums(None, None, ("api",)).requests > 0
+
+
+def steps(runtime: Runtime, *, left_only: bool = False) -> None:
+    """Draw the steps; with `left_only` the last, which is left when somebody has asked."""
+    if left_only:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", key="step-left"):
+            st.markdown("**One step is left**: call the API from a program.")
+            st.page_link(page("connect"), label="See how on Connect")
+        return
+    st.markdown("## Three steps to your first figures")
+    st.write("Tenfold serves this model with batching, caches and smaller weights, and shows what each is worth.")
+    may = current_caller().role.covers(Role.USER)
+
+    @st.fragment(run_every=1.0)
+    def live() -> None:
+        sight = current_sight()
+        reading, ready = runtime.documents.pending(sight), runtime.documents.any_searchable(sight)
+        if any(done_steps(runtime)):
+            st.rerun()
+        with _step(1, "Load documents", done=ready and not reading):
+            if reading:
+                st.write(f"Reading {reading} document{'s' if reading > 1 else ''} …")
+            elif ready:
+                st.write("They are read.")
+            else:
+                st.write("Three short sample documents, to try it with. Your own go on Knowledge.")
+            if may and not ready and not reading:
+                press("Load the sample documents", runtime.samples.load, key="load-samples", type="primary")
+        with _step(2, "Ask a question", done=False):
+            st.write("The answer quotes the documents.")
+            if may and ready and not reading and st.button(QUESTION, key="first-question", type="primary"):
+                ask(runtime)
+        with _step(3, "Call the API from a program", done=False):
+            st.write("Any OpenAI client works: change its address.")
+            st.page_link(page("connect"), label="See how on Connect")
+
+    live()
+
+
+def ask(runtime: Runtime) -> None:
+    """Begin a chat with the first question, and go there."""
+    conversations = runtime.conversations
+    conversation = conversations.create(current_caller().tenant)
+    options = conversations.options(
+        system="", temperature=0.0, top_p=0.9, repetition_penalty=1.0, max_tokens=256, collection="",
+        sight=current_sight(),
+    )  # fmt: skip
+    conversations.ask(conversation.id, QUESTION, options)
+    st.switch_page(page("chat"), query_params={"c": conversation.id})
+
+
+def _step(number: int, title: str, *, done: bool) -> DeltaGenerator:
+    box = st.container(border=True, key=f"step-{number}")
+    box.markdown(f"**{number}. {title}**" + (" :green-badge[done]" if done else ""))
+    return box
+
