@@ -22,12 +22,7 @@ PAGES = {
     "connect": ("Connect", "api", Role.READ_ONLY),
     "settings": ("Settings", "settings", Role.ADMIN),
 }
-"""By name: title, icon, and the least role that is shown the page. A page that is not shown cannot be run."""
-GROUPS = {
-    "": ("overview", "chat", "knowledge", "jobs"),
-    "Understand": ("monitor", "optimize"),
-    "Set up": ("connect", "settings"),
-}
+"""By name, in their order: title, icon, and the least role that is shown the page; else it cannot be run either."""
 
 
 def page(name: str, *, front: bool | None = None) -> StreamlitPage:
@@ -36,17 +31,12 @@ def page(name: str, *, front: bool | None = None) -> StreamlitPage:
     return _page(name, "front" if default else name, default=default)
 
 
-def menu(caller: Caller) -> dict[str, list[StreamlitPage]]:
-    """The pages that a caller may open, by group; the first of them is the front page, which its name leads to too."""
-    out: dict[str, list[StreamlitPage]] = {}
-    for group, names in GROUPS.items():
-        for name in names:
-            if caller.role.covers(PAGES[name][2]):
-                if not out:
-                    out[group] = [_page(name, name, visibility="hidden"), page(name, front=True)]
-                else:
-                    out.setdefault(group, []).append(page(name, front=False))
-    return out
+def menu(caller: Caller) -> list[StreamlitPage]:
+    """The pages that a caller may open; the first of them is the front page, which its name leads to too."""
+    names = [name for name, (_, _, least) in PAGES.items() if caller.role.covers(least)]
+    first, *others = names
+    hidden = _page(first, first, visibility="hidden")
+    return [hidden, page(first, front=True), *(page(name, front=False) for name in others)]
 
 
 def _page(name: str, address: str, **more: Any) -> StreamlitPage:

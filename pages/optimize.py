@@ -61,7 +61,10 @@ def status(runtime: Runtime) -> None:
         if looking and not _looking(runtime):
             st.rerun()
         if latest.loading:
-            st.info(f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.")
+            st.progress(
+                latest.progress,
+                text=f"{latest.loading} weights are being loaded; requests go on with {latest.variant} meanwhile.",
+            )
         if latest.error:
             st.error(plain(latest.error))
 

@@ -187,7 +187,7 @@ class EngineCore:
         """Whether something is to be done beside decoding."""
         embedding = self.embedding is not None and bool(self.embedding.queue)
         serving = self.serving
-        return embedding or serving.loaded or serving.precision.has_news or self.cache.can_keep
+        return embedding or self._change.is_due or serving.precision.has_news or self.cache.can_keep
 
     @property
     def has_work(self) -> bool:

@@ -219,12 +219,16 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class SwitchesApplied:
-    """The switches now in force. `loading` names a variant still being loaded; `error` why one could not be."""
+    """The switches now in force. `loading` names a variant still being loaded; `error` why one could not be.
+
+    `progress` is the share of its layers that are made.
+    """
 
     switches: Switches
     variant: str
     loading: str | None = None
     error: str | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

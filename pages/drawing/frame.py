@@ -42,6 +42,13 @@ STYLE = f"""<style>
 .frame .figure b {{ font-weight: 600; }}
 .frame .speed {{ min-width: 82px; }}
 [data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
+/* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
+[data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); }}
+[data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}
+[data-testid=stCode] .token:is(.keyword, .boolean, .builtin) {{ color: light-dark(#0b57a8, #7cc4ff); }}
+[data-testid=stCode] .token:is(.string, .attr-value) {{ color: light-dark(#0b6b3a, #7ee0a0); }}
+[data-testid=stCode] .token:is(.number, .function, .property, .parameter) {{ color: light-dark(#8a3b00, #ffc078); }}
+[data-testid=stCode] .token.comment {{ color: light-dark(#5a636d, #a3adb8); }}
 @media (max-width: 900px) {{ .frame .price, .frame .model {{ display: none; }} }}
 @media (max-width: 640px) {{
   .frame {{ gap: 8px; padding-right: 44px; font-size: 13px; }}
@@ -122,5 +129,5 @@ def engine_state(runtime: Runtime) -> tuple[str, str]:
     if runtime.presets.progress.running:
         return YELLOW, f"measuring {runtime.presets.progress.preset}"
     if applied is not None and applied.loading:
-        return YELLOW, f"loading {applied.loading}"
+        return YELLOW, f"loading {applied.loading}" + (f" {applied.progress:.0%}" if applied.progress else "")
     return GREEN, "ready"

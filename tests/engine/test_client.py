@@ -450,7 +450,7 @@ def test_other_pages_are_told_of(make_engine: Any) -> None:
 def test_weights_that_cannot_be_loaded_leave_the_switch_as_it_was(make_engine: Any, monkeypatch: Any) -> None:
     """The real core's part: "auto" stays "auto", whatever it came to here."""
     harness = make_engine(Switches())
-    monkeypatch.setattr(harness.core.serving, "_load", lambda _: 1 / 0)
+    monkeypatch.setattr(harness.core.serving, "_load", lambda *_: 1 / 0)
     harness.core.set_switches(Switches(quantization="int8"))
     until(lambda: harness.core.has_work, "loading has failed")
     harness.core.step()

@@ -125,7 +125,8 @@ def test_auto_moves_to_the_fastest_inside_the_gate_beneath_what_runs(
     assert report.measured[1].speed == pytest.approx(2.0) and report.measured[1].inside
     assert len(harness.out.tokens("r")) == 300
     assert {"measuring", "measured"} <= {m.info.precision.state for m in harness.out.of(InfoChanged)}
-    assert [m.loading for m in harness.out.of(SwitchesApplied)] == ["int8", None]
+    loads = [m.loading for m in harness.out.of(SwitchesApplied)]
+    assert loads[0] == "int8" and loads[-1] is None and set(loads) == {"int8", None}
     assert all(m.switches.quantization == "auto" for m in harness.out.of(SwitchesApplied))
 
     again = start()

@@ -314,7 +314,7 @@ def test_of_two_loads_that_end_at_once_the_wanted_one_comes_in(
     core, load = harness.core, harness.core.serving._load
     ready = {"bf16": threading.Event(), "int8": threading.Event()}
 
-    def slow(variant: str) -> Decoder:
+    def slow(variant: str, progress: Any = None) -> Decoder:
         assert ready[variant].wait(60)
         decoder = load("fp32")
         decoder.variant = variant
@@ -333,6 +333,34 @@ def test_of_two_loads_that_end_at_once_the_wanted_one_comes_in(
     core.step()
     assert core.serving.decoder.variant == "int8" and not core.serving.loading
     assert harness.out.of(SwitchesApplied)[-1].error is None
+
+
+def test_how_far_a_load_is_is_said_while_nothing_else_is_to_do(
+    make_engine: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_engine(FP32, folder=tiny[0])
+    core, load = harness.core, harness.core.serving._load
+    asked, half, told = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(variant: str, progress: Any = None) -> Decoder:
+        assert asked.wait(60)
+        progress(0.5)
+        half.set()
+        assert told.wait(60)
+        return load("fp32")
+
+    monkeypatch.setattr(core.serving, "_load", slow)
+    core.handle(SetSwitches(FP32.updated({"quantization": "int8"})))
+    asked.set()
+    assert half.wait(60) and core.has_work
+    core.step()
+    last = harness.out.of(SwitchesApplied)[-1]
+    assert last.loading == "int8" and last.progress == 0.5
+    assert not core.has_work, "it is said once"
+    told.set()
+    until(lambda: core.has_work, "what is wanted is loaded")
+    core.step()
+    assert harness.out.of(SwitchesApplied)[-1].loading is None
 
 
 # ---- who is served, and what it cost -------------------------------------------------------------------------------

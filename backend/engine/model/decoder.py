@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ class Decoder:
         hub_kernels: bitsandbytes may fetch kernels from a hub.
         holds_layers: False makes each layer when `each_layer` comes to it, and lets it go after; `forward` cannot be
             used then.
+        progress: told which share of the layers is made, after each.
 
     Raises:
         BadModelError: the folder is damaged, or holds a model of another architecture.
@@ -70,7 +71,9 @@ class Decoder:
         *,
         hub_kernels: bool = False,
         holds_layers: bool = True,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> None:
+        self._progress = progress
         # Of what is read now, whatever lies there later; who keeps nothing needs none, and it reads every byte.
         self.fingerprint = fingerprint(folder, cache_dir) if cache_dir is not None else ""
         self.shape: ModelShape = read_shape(folder)
@@ -130,7 +133,10 @@ class Decoder:
         return weights[name].to(self.device, dtype)
 
     def _make_layers(self, weights: dict[str, torch.Tensor], make_linear: LinearFactory) -> list[Layer]:
-        layers = [make_layer(weights, i, make_linear, self.device) for i in range(self.shape.layers)]
+        layers = []
+        for i in range(self.shape.layers):
+            layers.append(make_layer(weights, i, make_linear, self.device))
+            self._progress((i + 1) / self.shape.layers)
         if self._low and self._cache_dir is not None and WholeForward.fits(layers):
             save_layers(self._file(self._cache_dir), layers)
         return layers

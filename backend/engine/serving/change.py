@@ -16,6 +16,9 @@ from backend.engine.switches import Switches
 
 log = logging.getLogger("tenfold.engine")
 
+WORTH_SAYING = 0.1
+"""Progress of a load that is worth a message."""
+
 
 class Change:
     """What serves, and all that must follow it.
@@ -34,6 +37,7 @@ class Change:
     ) -> None:  # fmt: skip
         self._serving, self._scheduler, self._requests = serving, scheduler, requests
         self._emit, self._info = emit, info
+        self._said_progress = 0.0  # of the load on its way
         self._follow()
         self._measure_precision()
 
@@ -60,12 +64,26 @@ class Change:
     def say_switches(self, error: str | None = None) -> None:
         """Say which switches are in force, and what is being loaded."""
         serving = self._serving
-        self._emit(SwitchesApplied(serving.switches, serving.decoder.variant, serving.loading, error))
+        self._said_progress = serving.load_progress
+        self._emit(
+            SwitchesApplied(serving.switches, serving.decoder.variant, serving.loading, error, self._said_progress)
+        )
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `swap` has something to put in place, or to say of how far it is."""
+        return self._serving.loaded or self._load_moved
+
+    @property
+    def _load_moved(self) -> bool:
+        return self._serving.load_progress >= self._said_progress + WORTH_SAYING
 
     def swap(self) -> None:
         """Between two steps: put in place what the background load brought, if it has ended."""
         load = self._serving.take_loaded()
         if load is None:
+            if self._load_moved:
+                self.say_switches()
             return
         error = load.error
         if load.decoder is not None:

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,12 @@ class Load:
     variant: str
     decoder: Decoder | None = None
     error: str | None = None
+    progress: float = 0.0  # share of its layers that are made
     done: bool = False
+
+    def advance(self, share: float) -> None:
+        """So much is made."""
+        self.progress = share
 
 
 class Serving:
@@ -94,10 +100,10 @@ class Serving:
             return self.precision.chosen
         return resolve_variant(quantization, self.device, self.kernels)
 
-    def _load(self, variant: str) -> Decoder:
+    def _load(self, variant: str, progress: Callable[[float], None] = lambda share: None) -> Decoder:
         return Decoder(
             self.folder, variant, self.device, self.kernels, self._config.max_model_len, self._config.cache_dir,
-            hub_kernels=self._config.hub_kernels,
+            hub_kernels=self._config.hub_kernels, progress=progress,
         )  # fmt: skip
 
     # ---- putting in place ----------------------------------------------------------------------------------------
@@ -207,6 +213,11 @@ class Serving:
         return self._wanted.variant if self._wanted is not None else None
 
     @property
+    def load_progress(self) -> float:
+        """Share of the layers of what is being loaded that are made."""
+        return self._wanted.progress if self._wanted is not None else 0.0
+
+    @property
     def loaded(self) -> bool:
         """Whether a load has ended."""
         return self._wanted is not None and self._wanted.done
@@ -222,7 +233,7 @@ class Serving:
 
     def _load_in_background(self, load: Load) -> None:
         try:
-            load.decoder = self._load(load.variant)
+            load.decoder = self._load(load.variant, load.advance)
         except Exception as error:
             log.exception("loading %s failed", load.variant)
             load.error = f"{load.variant} could not be loaded: {error}"
