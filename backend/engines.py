@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
-from backend.metering.series import StatsSeries
+from backend.engine.messages import Stats
 from backend.settings import Settings
 from backend.switchboard.service import Switchboard
 
 
-def local_engine(settings: Settings, switchboard: Switchboard, series: StatsSeries) -> LocalEngine:
+def local_engine(settings: Settings, switchboard: Switchboard, hear: Callable[[Stats], None]) -> LocalEngine:
     """An engine in a process of its own on this machine; not started yet."""
     config = EngineConfig(
         model=settings.model,
@@ -30,5 +32,5 @@ def local_engine(settings: Settings, switchboard: Switchboard, series: StatsSeri
         switches=switchboard.stored,
     )
     return LocalEngine(
-        config, on_stats=series.add, on_applied=switchboard.keep, hang_limit=settings.engine_hang_s
+        config, on_stats=hear, on_applied=switchboard.keep, hang_limit=settings.engine_hang_s
     )

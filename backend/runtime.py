@@ -6,7 +6,7 @@ import time
 
 from backend.access.access import Access
 from backend.chats.conversations import Conversations
-from backend.engine.messages import BATCH, REALTIME
+from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
@@ -51,11 +51,11 @@ class Runtime:
         self.prices = Prices(settings, self.database)
         self.series = StatsSeries()
         self.switchboard = Switchboard(self.database, lambda: self.engine)
-        self._local = local_engine(settings, self.switchboard, self.series)
+        self._local = local_engine(settings, self.switchboard, self._hear)
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
-        self.ledger = Ledger(self.database, self.prices, self.metrics)
+        self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )
@@ -88,6 +88,10 @@ class Runtime:
             ),
         )
 
+    def _hear(self, stats: Stats) -> None:
+        self.series.add(stats)
+        self.ledger.heard(stats)
+
     @property
     def notice(self) -> str:
         """What is being done in the background, for the console."""
@@ -95,6 +99,7 @@ class Runtime:
 
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
+        self.ledger.open()
         self._local.start()
         self._opening.start()
         self.reader.start()
@@ -108,6 +113,7 @@ class Runtime:
         self.generations.close()
         self.index.close()
         self._local.stop()
+        self.ledger.close()
         self.switchboard.close()
         self.access.close()
         self._storage.close()

@@ -16,7 +16,7 @@ from pages.drawing.untrusted import plain
 from pages.navigation import page
 
 if TYPE_CHECKING:
-    from backend.metering.ledger import Totals
+    from backend.metering.totals import Totals
 
 REFRESH = 2.0
 OWN = "My own price"
