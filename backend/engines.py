@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backend.engine.client import LocalEngine
 from backend.engine.config import EngineConfig
+from backend.engine.messages import Stats
 from backend.metering.happenings import Happenings
-from backend.metering.series import StatsSeries
 from backend.settings import Settings
 from backend.switchboard.service import Switchboard
 
 
 def local_engine(
-    settings: Settings, switchboard: Switchboard, series: StatsSeries, happenings: Happenings
+    settings: Settings, switchboard: Switchboard, hear: Callable[[Stats], None], happenings: Happenings
 ) -> LocalEngine:
     """An engine in a process of its own on this machine; not started yet."""
     config = EngineConfig(
@@ -33,6 +35,6 @@ def local_engine(
         switches=switchboard.stored,
     )
     return LocalEngine(
-        config, on_stats=series.add, on_applied=switchboard.keep, on_said=happenings.engine_said,
+        config, on_stats=hear, on_applied=switchboard.keep, on_said=happenings.engine_said,
         hang_limit=settings.engine_hang_s,
     )  # fmt: skip

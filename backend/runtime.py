@@ -6,7 +6,7 @@ import time
 
 from backend.access.access import Access
 from backend.chats.conversations import Conversations
-from backend.engine.messages import BATCH, REALTIME
+from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
@@ -24,10 +24,8 @@ from backend.knowledge.plan import Planner
 from backend.knowledge.reader import Reader
 from backend.knowledge.retrieve import Retriever
 from backend.knowledge.samples import Samples
-from backend.knowledge.sight import SHARED
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
-from backend.lab.preset_figures import FiguresStore
 from backend.lab.presets import PresetMeasuring
 from backend.metering.happenings import Happenings
 from backend.metering.ledger import Ledger
@@ -55,11 +53,11 @@ class Runtime:
         self.series = StatsSeries()
         self.happenings = Happenings(self.database)
         self.switchboard = Switchboard(self.database, lambda: self.engine, self.happenings)
-        self._local = local_engine(settings, self.switchboard, self.series, self.happenings)
+        self._local = local_engine(settings, self.switchboard, self._hear, self.happenings)
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
-        self.ledger = Ledger(self.database, self.prices, self.metrics)
+        self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )
@@ -83,17 +81,13 @@ class Runtime:
             default_max_tokens=settings.default_max_tokens,
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
-        self.presets = PresetMeasuring(
-            lambda: self.engine, self.switchboard, self.generations, FiguresStore(self.database)
-        )  # fmt: skip
+        self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
         self.conversations = Conversations(self.database, self.generations, self.retriever)
-        self.jobs = Jobs(
-            self.database,
-            self.generations,
-            lambda question, system, answer: self.retriever.ground(
-                question, [], None, system, SHARED, max_tokens=answer, source="job"
-            ),
-        )
+        self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
+
+    def _hear(self, stats: Stats) -> None:
+        self.series.add(stats)
+        self.ledger.heard(stats)
 
     @property
     def notice(self) -> str:
@@ -102,6 +96,7 @@ class Runtime:
 
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
+        self.ledger.open()
         self._local.start()
         self._opening.start()
         self.reader.start()
@@ -116,6 +111,7 @@ class Runtime:
         self.generations.close()
         self.index.close()
         self._local.stop()
+        self.ledger.close()
         self.switchboard.close()
         self.access.close()
         self._storage.close()

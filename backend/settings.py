@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: list[str] = Field([], description="Further Host names that the server answers to.")
     allowed_origins: list[str] = Field([], description="Further web origins that may call /v1 and /api.")
+    ledger_days: int = Field(
+        90, ge=1, description="Days after which single requests leave the ledger; their sums stay."
+    )
     price_per_hour: float | None = Field(None, ge=0, description="Your machine's price in US dollars per hour.")
 
     @field_validator("data_dir")

@@ -177,8 +177,9 @@ class EngineCore:
         """End a request at once; unknown ids are those that ended already."""
         if request_id in self.requests:
             self.requests.abort(request_id)
-        elif self.embedding is not None and self.embedding.queue.remove(request_id):
-            self.emit(Failed(request_id, "The embedding was ended by its caller.", "aborted"))
+        elif self.embedding is not None and (left := self.embedding.queue.remove(request_id)):
+            why = "The embedding was ended by its caller."
+            self.emit(Failed(request_id, why, "aborted", embedding_seconds=left.seconds))
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
@@ -224,6 +225,7 @@ class EngineCore:
         """Schedule → run → commit → charge → emit. What fails fails those sequences, with its cause."""
         started = time.monotonic()
         scheduled: list[Scheduled] | None = None
+        charged = False
         try:
             scheduled = self.scheduler.schedule()
             self.requests.fail_those_that_are_stuck(idle=not scheduled)
@@ -234,6 +236,7 @@ class EngineCore:
             produced = self.runner.run(scheduled)
             for item in scheduled:
                 self.cache.commit(item.seq)
+            charged = True
             self._charge(scheduled, time.monotonic() - started)
             self._emit_tokens(produced)
             self.requests.finish_those_that_ended(scheduled, produced)
@@ -242,6 +245,8 @@ class EngineCore:
             cause = f"The model failed on this batch: {type(error).__name__}: {error}"
             if scheduled is not None:
                 culprits = [item.seq for item in scheduled]
+                if scheduled and not charged:  # what a step that failed took is theirs as well
+                    self.statistics.charge(scheduled, time.monotonic() - started)
             elif self.scheduler.looking_at is not None:
                 culprits = [self.scheduler.looking_at]
             else:
@@ -250,6 +255,7 @@ class EngineCore:
 
     def _charge(self, scheduled: list[Scheduled], elapsed: float) -> None:
         self.statistics.charge(scheduled, elapsed)
+        self.statistics.step_times.learn(scheduled, elapsed)
         reading = [item.tokens for item in scheduled if item.reads]
         self.scheduler.pacing.learn(len(scheduled) - len(reading), sum(reading), elapsed)
 

@@ -149,6 +149,9 @@ class Usage:
         decode_seconds: its share of the steps that gave its further tokens.
         scheduled: when it first went into a step; 0 if it never did.
         first_token: 0 if it had none.
+        drafted_tokens, accepted_tokens: guesses that were checked for it, and those that were right.
+        speculation_seconds: machine time that right guesses saved it, less what checking all of them took; below 0
+            where they were not worth it, 0 where no step without guesses was measured to compare with.
     """
 
     prompt_tokens: int
@@ -161,6 +164,9 @@ class Usage:
     first_token: float
     finished: float
     variant: str
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    speculation_seconds: float = 0.0
 
     @property
     def compute_seconds(self) -> float:
@@ -200,11 +206,15 @@ class Failed:
 
     `kind`: "invalid" (it can never be served so), "aborted", "internal" (of this request alone), "unavailable" (the
     engine is away) or "load_failed" (the model cannot be loaded, so that asking again will not help).
+    `usage` is what a generation had taken until then, `embedding_seconds` what an embedding had; where the engine died
+    with them, nobody knows.
     """
 
     request_id: str
     error: str
     kind: str = "internal"
+    usage: Usage | None = None
+    embedding_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

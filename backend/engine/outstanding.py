@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from backend.engine.messages import Embedded, Failed, Finished, Stats, StepOutput
-from backend.engine.protocol import EngineRequestError, Event, Sink, Token
-from backend.errors import ModelFailedError, TenfoldError, UnavailableError
+from backend.engine.protocol import EmbeddingFailedError, EngineRequestError, Event, Sink, Token
+from backend.errors import ModelFailedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,12 @@ class Outstanding:
                 self._deliver(message.request_id, sink, message)
             future = self.embeddings.pop(message.request_id, None)
             if future is not None and isinstance(message, Failed) and future.set_running_or_notify_cancel():
-                error = EngineRequestError if message.kind == "invalid" else TenfoldError
-                future.set_exception(error(message.error))
+                refused = message.kind == "invalid"
+                future.set_exception(
+                    EngineRequestError(message.error)
+                    if refused
+                    else EmbeddingFailedError(message.error, message.embedding_seconds)
+                )
         elif isinstance(message, Embedded):
             future = self.embeddings.pop(message.request_id, None)
             if future is not None and future.set_running_or_notify_cancel():

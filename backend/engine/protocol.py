@@ -13,7 +13,7 @@ import numpy as np
 from backend.engine.about import EngineInfo
 from backend.engine.messages import REALTIME, Failed, Finished, Generate, Logprob, Stats, SwitchesApplied
 from backend.engine.switches import Switches
-from backend.errors import ModelFailedError, UnavailableError
+from backend.errors import ModelFailedError, TenfoldError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,18 @@ Sink = Callable[[Event], None]
 
 class EngineRequestError(ValueError):
     """The engine refused a request; the message says what is wrong with it."""
+
+
+class EmbeddingFailedError(TenfoldError):
+    """An embedding failed in the engine.
+
+    Attributes:
+        seconds: the model's time on it until then.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class Phase(StrEnum):

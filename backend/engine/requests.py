@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.engine.config import blocks_for
-from backend.engine.messages import Failed, Finished, Generate
+from backend.engine.messages import Failed, Finished, Generate, Usage
 from backend.engine.runner import Produced
 from backend.engine.scheduler import Scheduled, Scheduler
 from backend.engine.sequence import Sequence, Status
@@ -67,15 +67,17 @@ class Requests:
     def _finish(self, seq: Sequence, reason: str) -> None:
         self._scheduler.finish(seq)
         del self.live[seq.request_id]
-        usage = seq.usage(self._serving.decoder.variant)
-        self._emit(Finished(seq.request_id, reason, usage, tuple(seq.prompt_logprobs)))
+        self._emit(Finished(seq.request_id, reason, self._usage(seq), tuple(seq.prompt_logprobs)))
 
     def _fail(self, seq: Sequence, error: str, kind: str = "internal") -> None:
         if seq.status is Status.FINISHED:
             return
         self._scheduler.finish(seq)
         self.live.pop(seq.request_id, None)
-        self._emit(Failed(seq.request_id, error, kind))
+        self._emit(Failed(seq.request_id, error, kind, self._usage(seq)))
+
+    def _usage(self, seq: Sequence) -> Usage:
+        return seq.usage(self._serving.decoder.variant)
 
     def fail_those_that_no_longer_fit(self) -> None:
         """After weights or pages were changed: fail what was accepted under the former ones and is too long now."""
@@ -116,8 +118,8 @@ class Requests:
             live, self.live = self.live, {}
             self._serving.renew_cache()
             self._scheduler.clear(self._serving.cache)
-            for request_id in live:
-                self._emit(Failed(request_id, error))
+            for seq in live.values():
+                self._emit(Failed(seq.request_id, error, usage=self._usage(seq)))
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a request is nowhere or in two places, or a block is lost or held by nobody."""

@@ -91,6 +91,9 @@ class Runner:
                 seq.drafter.learn(len(item.draft), accepted, seq.length)
                 self._statistics.drafted_tokens += len(item.draft)
                 self._statistics.accepted_tokens += accepted
+                seq.drafted_tokens += len(item.draft)
+                seq.accepted_tokens += accepted
+                item.accepted = accepted
         return produced
 
 

@@ -35,6 +35,7 @@ class Scheduled:
     draft: list[int] = field(default_factory=list)  # the last of `tokens`, guessed and to be checked
     reads: bool = False  # several tokens of a prompt (or of what a preemption lost), rather than the next token
     prefill: bool = False  # the same, or a prompt's last token alone
+    accepted: int = 0  # guesses of `draft` that the step found right
 
 
 class Scheduler:

@@ -15,6 +15,31 @@ if TYPE_CHECKING:
     from backend.engine.serving.installed import Serving
 
 
+SMOOTHING = 0.1
+"""What the latest plain step counts for in the time of such a step."""
+
+
+class StepTimes:
+    """How long a step of n decoding sequences takes without guesses: what guesses are held against."""
+
+    def __init__(self) -> None:
+        self._plain: dict[int, float] = {}
+
+    def learn(self, scheduled: list[Scheduled], elapsed: float) -> None:
+        """Take a step in, and give its guesses, where it had any, what they saved or took more."""
+        if any(item.prefill for item in scheduled):
+            return
+        count = len(scheduled)
+        drafts = sum(len(item.draft) for item in scheduled)
+        plain = self._plain.get(count)
+        if not drafts:
+            self._plain[count] = elapsed if plain is None else plain + SMOOTHING * (elapsed - plain)
+        elif plain is not None:
+            saved = plain - elapsed + plain / count * sum(item.accepted for item in scheduled)
+            for item in scheduled:
+                item.seq.speculation_seconds += saved * len(item.draft) / drafts
+
+
 @dataclass(slots=True)
 class Statistics:
     """Counters run since the start; times in seconds."""
@@ -29,6 +54,7 @@ class Statistics:
     accepted_tokens: int = 0
     embedded_texts: int = 0
     embedding_seconds: float = 0.0
+    step_times: StepTimes = field(default_factory=StepTimes)
     _process: psutil.Process = field(default_factory=psutil.Process)
 
     def charge(self, scheduled: list[Scheduled], elapsed: float) -> None:

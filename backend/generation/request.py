@@ -31,6 +31,8 @@ class TextRequest:
 
     Attributes:
         trim: where messages do not fit the context, leave out the oldest turns rather than refuse.
+        key_id: of the key that asked, for the ledger.
+        search_seconds: what the search before it took.
         tenant: whose prompt states and answers may be used again, and whose these become.
         passages: texts within the messages that may come again elsewhere in other prompts.
         citations: what the messages quote, kept with the answer.
@@ -50,6 +52,8 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     path: str = REALTIME
     source: str = "api"
+    key_id: str = ""
+    search_seconds: float = 0.0
     tenant: str = ""
     trim: bool = False
     passages: tuple[str, ...] = ()

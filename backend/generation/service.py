@@ -16,7 +16,8 @@ from backend.generation.request import Prepared, TextRequest, prepare
 from backend.generation.sink import Sink, fail
 from backend.generation.stream import Generation, Piece, Status
 from backend.generation.waiting import WaitingLine
-from backend.metering.ledger import Asked, Ledger
+from backend.metering.entry import SECOND, Asked
+from backend.metering.ledger import Ledger
 from backend.models.text import StreamDecoder, TextModel
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class GenerationService:
             generation.finish("abort")
             return generation
         sink = Sink(
-            generation, self._decoder(request), self._asked(generation), self._ledger, self._engine.switches,
+            generation, self._decoder(request), self._asked(generation), self._ledger,
             answering=lambda: self._line.leave(generation.id, request.path),
             abort=lambda: self._engine.abort(generation.id),
             keep=self._recall.keeper(prepared, place) if place is not None else None,
@@ -187,7 +188,11 @@ class GenerationService:
 
     def _asked(self, generation: Generation) -> Asked:
         """The request as the ledger names it."""
-        return Asked(generation.id, generation.request.source, generation.request.path, self._model)
+        request = generation.request
+        return Asked(
+            generation.id, request.source, request.path, self._model, request.key_id, request.tenant,
+            self._engine.in_force, round(request.search_seconds * SECOND),
+        )  # fmt: skip
 
     def _forget(self, generation: Generation) -> None:
         self._active.pop(generation.id, None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from backend.engine.messages import Failed, Finished
+from backend.engine.messages import Failed, Finished, Usage
 from backend.engine.protocol import Event, Token
-from backend.engine.switches import Switches
 from backend.errors import InvalidInputError, ModelFailedError, TenfoldError, UnavailableError
 from backend.generation.stream import Generation, Piece
-from backend.metering.ledger import Asked, Ledger
+from backend.metering.entry import Asked
+from backend.metering.ledger import Ledger
 from backend.models.text import StreamDecoder
 
 ERRORS: Mapping[str, type[TenfoldError]] = {
@@ -23,9 +23,14 @@ Keep = Callable[[list[int], str, float], None]
 """Keeps an answer to give it again: its tokens, why it ended, and the engine's seconds."""
 
 
-def fail(generation: Generation, asked: Asked, ledger: Ledger, error: TenfoldError, *, prompt_tokens: int) -> None:
-    """End a generation with an error, which is a row and a count like any other ending."""
-    ledger.record_failure(asked, prompt_tokens=prompt_tokens, latency=generation.latency)
+def fail(
+    generation: Generation, asked: Asked, ledger: Ledger, error: TenfoldError, *, prompt_tokens: int,
+    usage: Usage | None = None,
+) -> None:  # fmt: skip
+    """End a generation with an error, which is an entry and a count like any other ending."""
+    ledger.record_failure(
+        asked, prompt_tokens=prompt_tokens, latency=generation.latency, error=error.message, usage=usage
+    )
     generation.fail(error)
 
 
@@ -37,7 +42,6 @@ class Sink:
         decoder: makes text of tokens.
         asked: the request as the ledger names it.
         ledger: who is told what it cost.
-        switches: in force when it was started.
         answering: called with the first token.
         abort: tells the engine that no more is wanted.
         keep: where the answer may be given again.
@@ -49,14 +53,13 @@ class Sink:
         decoder: StreamDecoder,
         asked: Asked,
         ledger: Ledger,
-        switches: Switches,
         *,
         answering: Callable[[], None],
         abort: Callable[[], None],
         keep: Keep | None,
     ) -> None:
         self._generation, self._decoder, self._asked, self._ledger = generation, decoder, asked, ledger
-        self._switches, self._answering, self._abort, self._keep = switches, answering, abort, keep
+        self._answering, self._abort, self._keep = answering, abort, keep
         self._tokens: list[int] = []
 
     def __call__(self, event: Event) -> None:
@@ -83,13 +86,12 @@ class Sink:
         if rest:
             self._generation.push(Piece(rest, -1, None))
         reason = "stop" if self._decoder.stopped else event.reason
-        account = self._ledger.record(
-            self._asked, event.usage, outcome=reason, switches=self._switches.as_dict()
-        )
+        account = self._ledger.record(self._asked, event.usage, outcome=reason)
         self._generation.finish(reason, account, event.prompt_logprobs)
         if self._keep is not None and reason in ("stop", "length"):
             self._keep(self._tokens, reason, event.usage.compute_seconds)
 
     def _failed(self, event: Failed) -> None:
         error = ERRORS.get(event.kind, TenfoldError)(event.error)
-        fail(self._generation, self._asked, self._ledger, error, prompt_tokens=len(self._generation.prompt_ids))
+        prompt_tokens = len(self._generation.prompt_ids)
+        fail(self._generation, self._asked, self._ledger, error, prompt_tokens=prompt_tokens, usage=event.usage)

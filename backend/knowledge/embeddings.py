@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from sqlmodel import select
 from tokenizers import Tokenizer
 
 from backend.engine.messages import REALTIME
-from backend.engine.protocol import EngineClient
-from backend.errors import InvalidInputError, TenfoldError, UnavailableError
+from backend.engine.protocol import EmbeddingFailedError, EngineClient
+from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.knowledge.kept_vectors import KeptVectors
-from backend.metering.ledger import Asked, Ledger
+from backend.metering.entry import Asked
+from backend.metering.ledger import Ledger
 from backend.store.database import Database
 from backend.store.ids import new_id
 from backend.store.tables.documents import Chunk
@@ -44,6 +44,15 @@ class Embedded:
     computed: int
     reused: int
     tokens: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """What was computed for a call so far: texts, their tokens, and the model's seconds."""
+
+    texts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 class EmbeddingService:
@@ -85,6 +94,8 @@ class EmbeddingService:
         path: str = REALTIME,
         truncate: bool = True,
         progress: Callable[[int, int], None] | None = None,
+        key_id: str = "",
+        tenant: str = "",
     ) -> Embedded:
         """Embed texts; known ones come from the database, unknown ones are computed once whoever asks.
 
@@ -94,6 +105,8 @@ class EmbeddingService:
             path: "realtime" or "batch".
             truncate: see `texts`.
             progress: called with (done, total) as it goes on.
+            key_id: of the key that asks, for the ledger.
+            tenant: the same key's.
 
         Returns:
             float32 [texts, dimension] and counts.
@@ -113,22 +126,28 @@ class EmbeddingService:
             raise self._engine.state.error()
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
-        asked, started = Asked(new_id(), source, path, self.model), time.monotonic()
-        record = partial(self._ledger.record_embedding, asked)
+        asked = Asked(new_id(), source, path, self.model, key_id, tenant, self._engine.in_force)
+        work, started = _Work(), time.monotonic()
+
+        def record(reused: int, error: str = "") -> None:
+            self._ledger.record_embedding(
+                asked, computed_tokens=work.tokens, reused_tokens=reused, seconds=work.seconds,
+                latency=time.monotonic() - started, error=error,
+            )  # fmt: skip
+
         try:
             if self._engine.switches.embedding_cache:
-                vectors, computed, fresh, seconds = self._reuse(texts, token_ids, path, progress)
+                vectors = self._reuse(texts, token_ids, path, progress, work)
             else:
-                vectors, seconds = self._answer(self._ask(token_ids, path))
-                computed, fresh = len(texts), tokens
-        except TenfoldError:
-            record(computed_tokens=0, reused_tokens=0, seconds=0.0, latency=time.monotonic() - started, failed=True)
+                vectors = self._answer(self._ask(token_ids, path), work)
+                work.texts, work.tokens = len(texts), tokens
+        except BaseException as error:  # whatever ended it (its caller may have been cancelled), so much was computed
+            if isinstance(error, EmbeddingFailedError):
+                work.seconds += error.seconds
+            record(0, str(error) or type(error).__name__)
             raise
-        record(
-            computed_tokens=fresh, reused_tokens=tokens - fresh, seconds=seconds, latency=time.monotonic() - started,
-            failed=False,
-        )  # fmt: skip
-        return Embedded(vectors, computed, len(texts) - computed, tokens)
+        record(tokens - work.tokens)
+        return Embedded(vectors, work.texts, len(texts) - work.texts, tokens)
 
     @property
     def missing(self) -> UnavailableError | None:
@@ -152,18 +171,23 @@ class EmbeddingService:
         return self.kept.forget(used, before=began)
 
     def _reuse(
-        self, texts: list[str], token_ids: list[list[int]], path: str, progress: Callable[[int, int], None] | None
-    ) -> tuple[np.ndarray, int, int, float]:
-        """Vectors of texts, known or computed: (vectors, texts and tokens that were computed, the model's seconds)."""
+        self,
+        texts: list[str],
+        token_ids: list[list[int]],
+        path: str,
+        progress: Callable[[int, int], None] | None,
+        work: _Work,
+    ) -> np.ndarray:
+        """Vectors of texts, known or computed; what is computed here is counted in `work`."""
         keys = [self.key(text) for text in texts]
         found = self.kept.find(list(dict.fromkeys(keys)))
         missing: dict[str, list[int]] = {}  # key → token ids, once each
         for key, ids in zip(keys, token_ids, strict=True):
             if key not in found and key not in missing:
                 missing[key] = ids
-        computed, seconds, fresh = self._fill(missing, found, path, progress, len(texts))
+        computed = self._fill(missing, found, path, progress, len(texts), work)
         self.kept.count_hits([key for key in keys if key not in computed])
-        return np.stack([found[key] for key in keys]), len(computed), fresh, seconds
+        return np.stack([found[key] for key in keys])
 
     def _encode(self, texts: list[str], truncate: bool) -> list[list[int]]:
         limit = self._engine.known().embedding_max_tokens or 0
@@ -188,22 +212,19 @@ class EmbeddingService:
         path: str,
         progress: Callable[[int, int], None] | None,
         total: int,
-    ) -> tuple[set[str], float, int]:
+        work: _Work,
+    ) -> set[str]:
         """Compute what nobody computes already, wait for what somebody does; `found` gets the vectors.
 
         Returns:
-            keys computed here, seconds the engine took for them, and their tokens.
+            keys computed here.
         """
         computed: set[str] = set()
-        seconds, tokens = 0.0, 0
         while missing:
             mine, theirs = self._claim(missing)
-            fresh, took = self._compute(mine, missing, found, path, progress, total)
-            computed |= fresh
-            seconds += took
-            tokens += sum(len(missing[key]) for key in fresh)
+            computed |= self._compute(mine, missing, found, path, progress, total, work)
             missing = {key: missing[key] for key, flight in theirs.items() if not self._landed(key, flight, found)}
-        return computed, seconds, tokens
+        return computed
 
     def _claim(self, keys: Iterable[str]) -> tuple[dict[str, Future[np.ndarray]], dict[str, Future[np.ndarray]]]:
         """Of these texts, those that are this caller's to compute, and those that somebody computes now."""
@@ -236,9 +257,9 @@ class EmbeddingService:
         path: str,
         progress: Callable[[int, int], None] | None,
         total: int,
-    ) -> tuple[set[str], float]:
+        work: _Work,
+    ) -> set[str]:
         computed: set[str] = set()
-        seconds = 0.0
         asked: list[Future[tuple[np.ndarray, float]]] = []
         try:
             # Somebody may have finished between our look-up and our claim.
@@ -250,8 +271,9 @@ class EmbeddingService:
             asked += [self._ask([token_ids[key] for key in part], path) for part in parts[:1]]
             for at, part in enumerate(parts):
                 asked += [self._ask([token_ids[key] for key in after], path) for after in parts[at + 1 : at + 2]]
-                vectors, took = self._answer(asked[at])
-                seconds += took
+                vectors = self._answer(asked[at], work)
+                work.texts += len(part)
+                work.tokens += sum(len(token_ids[key]) for key in part)
                 self.kept.keep(self.model, part, vectors, [len(token_ids[key]) for key in part])
                 for key, vector in zip(part, vectors, strict=True):
                     found[key] = vector
@@ -271,20 +293,23 @@ class EmbeddingService:
                         flight.set_result(found[key])
                     else:
                         flight.set_exception(_AbandonedError())
-        return computed, seconds
+        return computed
 
     def _ask(self, token_ids: list[list[int]], path: str) -> Future[tuple[np.ndarray, float]]:
         return self._engine.embed(token_ids, path)
 
     @staticmethod
-    def _answer(asked: Future[tuple[np.ndarray, float]]) -> tuple[np.ndarray, float]:
+    def _answer(asked: Future[tuple[np.ndarray, float]], work: _Work) -> np.ndarray:
         try:
-            return asked.result(ENGINE_TIMEOUT)
+            vectors, seconds = asked.result(ENGINE_TIMEOUT)
         except TimeoutError as error:
             asked.cancel()
             raise UnavailableError("The embedding model did not answer in time.") from error
         except ValueError as error:
             raise InvalidInputError(str(error), param="input") from error
+        work.seconds += seconds
+        return vectors
+
 
 def _is_text(text: str) -> bool:
     try:

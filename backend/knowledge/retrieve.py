@@ -15,7 +15,7 @@ from backend.knowledge.grounding import Grounding, Passage, fitted
 from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.index_version import IndexVersion
 from backend.knowledge.search import Found, Scored
-from backend.knowledge.sight import Sight
+from backend.knowledge.sight import SHARED, Sight
 from backend.models.texts import Texts
 
 PASSAGES = 4
@@ -94,6 +94,10 @@ class Retriever:
     def about(hits: list[Hit]) -> bool:
         """Whether anything found is about the question; where nothing is, the model is not asked."""
         return any(hit.parts.cosine >= LEAST_SIMILAR for hit in hits)
+
+    def ground_for_job(self, question: str, system: str, max_tokens: int) -> Grounding:
+        """A question of a job, over what everybody sees; see `ground`."""
+        return self.ground(question, [], None, system, SHARED, max_tokens=max_tokens, source="job")
 
     def ground(
         self,

@@ -25,7 +25,8 @@ from backend.lab.standing import Standing, standing
 from backend.lab.workload import question_messages
 from backend.metering.account import Account
 from backend.metering.percentiles import percentiles
-from backend.metering.queries import Sums
+from backend.metering.sums import Sums
+from backend.store.database import Database
 from backend.store.ids import new_id
 from backend.switchboard.presets import PRESETS
 from backend.switchboard.service import BorrowOverError, Switchboard
@@ -80,14 +81,15 @@ class PresetMeasuring:
         engine: who computes.
         switchboard: lends the engine other switches.
         generations: sends the questions.
-        store: keeps the figures.
+        database: where the figures are kept.
     """
 
     def __init__(
         self, engine: Callable[[], EngineClient], switchboard: Switchboard, generations: GenerationService,
-        store: FiguresStore,
+        database: Database,
     ) -> None:  # fmt: skip
-        self._engine, self._switchboard, self._generations, self._store = engine, switchboard, generations, store
+        self._engine, self._switchboard, self._generations = engine, switchboard, generations
+        self._store = FiguresStore(database)
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from backend.lab.estimate import Estimate
 from backend.lab.preset_figures import PresetFigures
 from backend.metering.entry import DOLLAR
-from backend.metering.queries import Sums
+from backend.metering.sums import Sums
 
 MILLION = 1e6
 

@@ -1,164 +1,168 @@
-"""The ledger: one row per request that reached a model, failed ones too, and the sums the dashboard shows.
+"""The ledger: an entry for whatever reached a model, from every source, failed or not, and for the time between.
 
-A request's cost is its share of the engine's step times × the machine's price per hour. Saved is what the prompt
-tokens found in the cache would have cost to read, at the rate at which this machine read prompts last; it is shown
-apart, never subtracted.
+Entries are made at once, and stored by a thread of its own, many to a commit and together with the span of uptime that
+they belong to (see `uptime`): no stream waits for the disk, and a kill loses at most the last second.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from sqlalchemy import case, func, insert
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
+from backend.engine.messages import Stats
 from backend.engine.messages import Usage as EngineUsage
-from backend.metering.account import Account
+from backend.metering import rollup
+from backend.metering.account import Account, account_of
+from backend.metering.booking import Batch, close_open_spans, idle_entry, store
+from backend.metering.charges import Charges
+from backend.metering.entry import SECOND, Asked, Entry, fingerprint
 from backend.metering.metrics import Metrics
 from backend.metering.percentiles import Percentiles, percentiles
-from backend.metering.prices import Prices
-from backend.metering.rate import TokenRate
+from backend.metering.prices import MachinePrice, Prices
+from backend.metering.queries import LedgerQueries
+from backend.metering.totals import Ended, Totals, totals_of
+from backend.metering.uptime import Span, Uptime
 from backend.store.database import Database
 from backend.store.tables.answers import Answer
-from backend.store.tables.usage import Outcome, Usage, UsageKind
+from backend.store.tables.usage import RollUp
+from backend.store.writer import passing
 
-LEAST_READ = 32
-"""Tokens of a prompt from which its reading says something of the rate; below, it is mostly the step around them."""
-RECALLED = 200
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 1.0
+"""Seconds between two notes of how long the server has run."""
+GATHERING = 0.5
+"""Seconds that an entry waits for others to share its commit."""
+PRUNE_EVERY = 600.0
+
+
+class Clock(Protocol):
+    """Time for stamps (nanoseconds since the epoch) and for durations (monotonic nanoseconds)."""
+
+    def time_ns(self) -> int: ...  # noqa: D102
+    def monotonic_ns(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which request a row is of: id, who sent it ("console", "api", "job", "lab"), path and name of the model."""
+class Loss:
+    """That the server was killed: when it was heard of last (seconds since the epoch), and the most seconds lost."""
 
-    request_id: str
-    source: str
-    path: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over many rows; tokens of the three caches apart.
-
-    Attributes:
-        prompt_tokens: went to the language model.
-        cached_tokens: of these, found in the prefix cache.
-        repeated_tokens: belong to answers that were given again.
-        reused_tokens: belong to vectors that were known.
-        compute_seconds: of the engine.
-        cost, saved: US dollars.
-    """
-
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    repeated_tokens: int
-    reused_tokens: int
-    output_tokens: int
-    compute_seconds: float
-    cost: float
-    saved: float
-
-
-class Ended(NamedTuple):
-    """A generation as charts show it: seconds since the epoch; seconds, where it had a token; US dollars."""
-
-    finished: float
-    ttft: float | None
-    cost: float
+    heartbeat: float
+    seconds: float
 
 
 class Ledger:
-    """Keeps the account of every request; rows are written in the background, so that no stream waits for the disk."""
+    """Keeps the entries of one server.
 
-    def __init__(self, database: Database, prices: Prices, metrics: Metrics) -> None:
-        self._database, self._prices, self._metrics = database, prices, metrics
-        self._prefill = TokenRate(least=LEAST_READ)
-        self._embedding = TokenRate()
-        self._recall()
+    Args:
+        database: where they are kept.
+        prices: what an hour of the machine costs.
+        metrics: is told of every entry.
+        keep_days: days after which entries are deleted; their sums stay.
+        clock: what time it is.
 
-    def _recall(self) -> None:
-        """The embedding rate from the latest rows, so that plans have one right after a start."""
+    Attributes:
+        lost: of the run before, where that was killed.
+    """
+
+    def __init__(
+        self, database: Database, prices: Prices, metrics: Metrics, *, keep_days: int = 90, clock: Clock = time
+    ) -> None:  # fmt: skip
+        self._database, self._metrics, self._keep_days, self._clock = database, metrics, keep_days, clock
+        self.charges = Charges(prices, clock.time_ns)
+        self.queries = LedgerQueries(database, keep_days)
+        self.lost: Loss | None = None
+        self._lock = threading.Lock()
+        self._pending: list[Entry] = []
+        self._states: dict[str, dict[str, Any]] = {}  # that may not be stored yet
+        self._ended: list[Span] = []
+        self._idle: list[Entry] = []
+        self._uptime: Uptime | None = None
+        self._taken = 0  # stamp of the last idle time
+        self._closing, self._due = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pruned = 0.0
+        with database.session() as session:
+            self.charges.recall(session)
+        prices.on_change(self._change_price)
+
+    # ---- life ----------------------------------------------------------------------------------------------------
+
+    def open(self, *, thread: bool = True) -> None:
+        """Begin to count uptime, with what a killed run left put right; without `thread` by calls of `tick` alone."""
         with self._database.session() as session:
-            latest = (
-                select(Usage.compute_seconds, Usage.prompt_tokens - Usage.cached_tokens)
-                .where(Usage.kind == UsageKind.EMBED)
-                .order_by(col(Usage.finished).desc())
-                .limit(RECALLED)
-            )
-            for seconds, tokens in reversed(session.exec(latest).all()):
-                self._embedding.learn(seconds, tokens)
+            killed = close_open_spans(session)
+            summed = session.exec(select(RollUp.start).limit(1)).first() is not None
+        if killed is not None:
+            self.lost = Loss(killed.heartbeat_ns / SECOND, HEARTBEAT)
+            log.warning(
+                "the server was killed: what ended after %s is not in the ledger (%.0f s at most)",
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.lost.heartbeat)), HEARTBEAT,
+            )  # fmt: skip
+        if not summed:
+            self._sum_all()
+        price = self.charges.price
+        with self._lock:
+            stamp = self._taken = self._clock.time_ns()
+            self._uptime = Uptime(price.id, price.nano_per_hour, self._clock.monotonic_ns(), stamp)
+        if thread:
+            self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+            self._thread.start()
 
-    # ---- writing -------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """End the count of uptime: nothing is held back any more. Stored when the database's writer is closed."""
+        self._closing.set()
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.tick(last=True)
 
-    def account(self, usage: EngineUsage) -> Account:
-        """Turn the engine's usage of one request into times, cost and savings."""
-        latency = usage.finished - usage.arrival
-        ttft = usage.first_token - usage.arrival if usage.first_token else None
-        tpot = (latency - ttft) / (usage.output_tokens - 1) if ttft is not None and usage.output_tokens > 1 else None
-        if usage.first_token:  # otherwise nobody knows how far the reading had come
-            self._prefill.learn(usage.prefill_seconds, usage.prompt_tokens - usage.cached_tokens)
-        per_second = self._prices.current.per_hour / 3600
-        return Account(
-            ttft=ttft,
-            latency=latency,
-            tpot=tpot,
-            tokens_per_second=1 / tpot if tpot else None,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            compute_seconds=usage.compute_seconds,
-            prefill_seconds=usage.prefill_seconds,
-            decode_seconds=usage.decode_seconds,
-            cost=usage.compute_seconds * per_second,
-            saved=usage.cached_tokens * self._prefill.seconds_per_token * per_second,
-        )
+    @property
+    def lost_seconds(self) -> float:
+        """The most seconds of requests that the last kill cost; 0 where the last run ended in order."""
+        return self.lost.seconds if self.lost is not None else 0.0
 
-    def record(self, asked: Asked, usage: EngineUsage, *, outcome: str, switches: dict[str, Any]) -> Account:
-        """Write a generation into the ledger; returns its account at once.
+    def heard(self, stats: Stats) -> None:
+        """The engine's counters: what it has computed is not idle, though nobody was charged for it yet."""
+        with self._lock:
+            if self._uptime is not None:
+                self._uptime.computed(stats.busy_seconds)
+
+    # ---- entries -------------------------------------------------------------------------------------------------
+
+    def record(self, asked: Asked, usage: EngineUsage, *, outcome: str) -> Account:
+        """Enter a generation that ended; gives its account at once.
 
         Args:
             asked: which request.
             usage: what the engine says it took.
             outcome: "stop", "length" or "abort".
-            switches: in force when it was started.
         """
-        account = self.account(usage)
-        self._put(
-            asked, account, outcome=Outcome(outcome), finished_reason=outcome, variant=usage.variant,
-            queue_seconds=usage.queue_seconds, switches=switches,
-        )  # fmt: skip
-        return account
+        return self._put(asked, self.charges.generation(asked, usage, outcome))
 
     def record_answer(self, asked: Asked, answer: Answer, *, latency: float) -> Account:
-        """Write an answer that was given again: nothing computed, and what it took the first time saved."""
-        account = Account(
-            ttft=latency, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=answer.prompt_tokens,
-            cached_tokens=answer.prompt_tokens, output_tokens=len(answer.token_ids), compute_seconds=0.0,
-            prefill_seconds=0.0, decode_seconds=0.0, cost=0.0,
-            saved=answer.compute_seconds * self._prices.current.per_hour / 3600,
-        )  # fmt: skip
-        self._put(asked, account, outcome=Outcome.CACHED, finished_reason=answer.finish_reason)
-        return account
+        """Enter an answer that was given again: nothing computed, and what it took the first time avoided."""
+        return self._put(asked, self.charges.answer(asked, answer, latency))
 
     def record_reply(self, asked: Asked, *, latency: float) -> Account:
-        """Write a request that was answered without the model."""
-        account = _nothing_computed(0, latency)
-        self._put(asked, account, outcome=Outcome.REPLY, finished_reason="stop")
-        return account
+        """Enter a request that was answered without the model."""
+        return self._put(asked, self.charges.reply(asked, latency))
 
-    def record_failure(self, asked: Asked, *, prompt_tokens: int, latency: float) -> None:
-        """Write a request that ended in an error. What it computed until then nobody reported."""
-        account = _nothing_computed(prompt_tokens, latency)
-        self._put(asked, account, outcome=Outcome.ERROR, finished_reason="error", queue_seconds=0.0)
+    def record_failure(
+        self, asked: Asked, *, prompt_tokens: int, latency: float, error: str = "", usage: EngineUsage | None = None
+    ) -> Account:
+        """Enter a request that ended in an error, with what the engine says it had taken, where it can."""
+        return self._put(asked, self.charges.failure(asked, prompt_tokens, latency, error, usage))
 
     def record_embedding(
-        self, asked: Asked, *, computed_tokens: int, reused_tokens: int, seconds: float, latency: float, failed: bool
-    ) -> None:
-        """Write an embedding call.
+        self, asked: Asked, *, computed_tokens: int, reused_tokens: int, seconds: float, latency: float, error: str = ""
+    ) -> Account:
+        """Enter an embedding call.
 
         Args:
             asked: which request.
@@ -166,62 +170,129 @@ class Ledger:
             reused_tokens: whose vectors were known.
             seconds: of the model.
             latency: of the whole call.
-            failed: it ended in an error.
+            error: why it failed; empty where it did not.
         """
-        self._embedding.learn(seconds, computed_tokens)
-        per_second = self._prices.current.per_hour / 3600
-        account = Account(
-            ttft=None, latency=latency, tpot=None, tokens_per_second=None,
-            prompt_tokens=computed_tokens + reused_tokens, cached_tokens=reused_tokens, output_tokens=0,
-            compute_seconds=seconds, prefill_seconds=seconds, decode_seconds=0.0, cost=seconds * per_second,
-            saved=reused_tokens * self.embedding_rate() * per_second,
-        )  # fmt: skip
-        outcome = Outcome.ERROR if failed else Outcome.STOP
-        self._put(asked, account, outcome=outcome, finished_reason=None, kind=UsageKind.EMBED)
+        return self._put(asked, self.charges.embedding(asked, computed_tokens, reused_tokens, seconds, latency, error))
 
     def embedding_rate(self) -> float:
         """Seconds that an embedded token takes on this machine, over the latest; 0 before the first."""
-        return self._embedding.seconds_per_token
+        return self.charges.embedding_rate
 
-    def _put(
-        self,
-        asked: Asked,
-        account: Account,
-        *,
-        outcome: Outcome,
-        finished_reason: str | None,
-        kind: UsageKind = UsageKind.GENERATE,
-        variant: str = "",
-        queue_seconds: float = 0.0,
-        switches: dict[str, Any] | None = None,
-    ) -> None:
-        self._metrics.observe(account, source=asked.source, model=asked.model, finished_reason=finished_reason)
-        now = time.time()
-        row = {
-            "request_id": asked.request_id, "source": asked.source, "path": asked.path, "model": asked.model,
-            "kind": kind, "variant": variant, "outcome": outcome, "arrived": now - account.latency, "finished": now,
-            "queue_seconds": queue_seconds, "ttft": account.ttft, "latency": account.latency, "tpot": account.tpot,
-            "prompt_tokens": account.prompt_tokens, "cached_tokens": account.cached_tokens,
-            "output_tokens": account.output_tokens, "compute_seconds": account.compute_seconds,
-            "price_per_hour": self._prices.current.per_hour, "cost": account.cost, "saved": account.saved,
-            "switches": switches or {},
-        }  # fmt: skip
-        self._database.writer.submit(lambda session: _insert(session, row))
+    def _put(self, asked: Asked, entry: Entry) -> Account:
+        with self._lock:
+            if self._uptime is not None:
+                self._uptime.book(entry.compute_ns, entry.cost)
+            self._pending.append(entry)
+            if asked.switches is not None:
+                self._states.setdefault(fingerprint(asked.switches), asked.switches.as_dict())
+        self._due.set()
+        self._metrics.observe(entry)
+        return account_of(entry)
+
+    # ---- storing -------------------------------------------------------------------------------------------------
+
+    def tick(self, *, last: bool = False) -> None:
+        """Have what ended, and how long the server has run, stored soon.
+
+        Args:
+            last: uptime ends here.
+        """
+        with self._lock:
+            self._take_idle(everything=last)
+            stamp, uptime = self._clock.time_ns(), self._uptime
+            spans = [*self._ended, *([uptime.span(stamp, closed=last)] if uptime is not None else [])]
+            states = {name: state for name, state in self._states.items() if state}
+            batch = Batch(tuple(self._pending), tuple(self._idle), tuple(spans), states)
+            self._pending, self._idle, self._ended = [], [], []
+            self._states.update({name: {} for name in states})  # known from now on
+            if last:
+                self._uptime = None
+        if batch.entries or batch.spans:
+            self._submit(batch)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is stored; False where it is not within `timeout` seconds."""
+        self.tick()
         return self._database.writer.flush(timeout)
+
+    def _take_idle(self, *, everything: bool = False) -> None:
+        uptime = self._uptime
+        if uptime is None:
+            return
+        uptime.advance(self._clock.monotonic_ns())
+        idle_ns, cost = uptime.take_idle(everything=everything)
+        stamp = self._clock.time_ns()
+        if idle_ns or cost:
+            self._idle.append(idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost))
+        self._taken = stamp
+
+    def _change_price(self, price: MachinePrice) -> None:
+        with self._lock:
+            if self._uptime is None:
+                return
+            self._take_idle()
+            now, stamp = self._clock.monotonic_ns(), self._clock.time_ns()
+            self._ended.append(self._uptime.change_price(price.id, price.nano_per_hour, now, stamp))
+        self._due.set()
+
+    def _submit(self, batch: Batch) -> None:
+        def tell(error: Exception | None) -> None:
+            if error is None or passing(error):
+                return
+            if len(batch.entries) == 1:
+                log.error("an entry of the ledger could not be stored: %s", batch.entries[0].request_id)
+                with self._lock:
+                    if self._uptime is not None:
+                        self._uptime.unbook(batch.entries[0].compute_ns, batch.entries[0].cost)
+                return
+            for entry in batch.entries:  # one of them is to blame
+                self._submit(Batch((entry,)))
+            if batch.entries:
+                self._submit(Batch((), batch.idle, batch.spans, batch.states))
+
+        self._database.writer.submit(lambda session: store(session, batch), tell)
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            if self._due.wait(HEARTBEAT):
+                self._closing.wait(GATHERING)
+            self._due.clear()
+            try:
+                self.tick()
+                self._prune()
+            except Exception:
+                log.exception("the ledger could not be kept; it goes on")
+
+    def _prune(self) -> None:
+        now = time.monotonic()
+        if now - self._pruned < PRUNE_EVERY:
+            return
+        self._pruned = now
+        stamp = self._clock.time_ns()
+        before = stamp - self._keep_days * rollup.DAY * SECOND
+
+        def work(session: Session) -> None:
+            if rollup.prune(session, entries_before=before, now=stamp // SECOND) == rollup.TOGETHER:
+                self._pruned = 0.0  # there is more
+
+        self._database.writer.submit(work)
+
+    def _sum_all(self) -> None:
+        """Sums of entries that were there before there were sums."""
+        after = 0
+        while True:
+            with self._database.session() as session:
+                last = rollup.build(session, after)
+            if last == after:
+                return
+            after = last
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def window(self, seconds: float) -> list[Ended]:
         """Generations that ended in the last `seconds`, oldest first."""
-        since = time.time() - seconds
-        query = select(Usage.finished, Usage.ttft, Usage.cost).where(
-            Usage.finished >= since, Usage.kind == UsageKind.GENERATE
-        )
-        with self._database.session() as session:
-            return [Ended(*row) for row in session.exec(query.order_by(col(Usage.finished)))]
+        since = self._clock.time_ns() - int(seconds * SECOND)
+        return [Ended(*row) for row in self.queries.ended(since)]
 
     @staticmethod
     def first_token(rows: list[Ended]) -> Percentiles | None:
@@ -230,37 +301,4 @@ class Ledger:
 
     def totals(self) -> Totals:
         """Sums over everything recorded."""
-        generated = (Usage.kind == UsageKind.GENERATE) & (Usage.outcome != Outcome.CACHED)
-        sums: list[Any] = [
-            func.count(col(Usage.id)),
-            _sum_where(generated, Usage.prompt_tokens),
-            _sum_where(generated, Usage.cached_tokens),
-            _sum_where(Usage.outcome == Outcome.CACHED, Usage.prompt_tokens),
-            _sum_where(Usage.kind == UsageKind.EMBED, Usage.cached_tokens),
-            func.coalesce(func.sum(Usage.output_tokens), 0),
-            func.coalesce(func.sum(Usage.compute_seconds), 0.0),
-            func.coalesce(func.sum(Usage.cost), 0.0),
-            func.coalesce(func.sum(Usage.saved), 0.0),
-        ]
-        with self._database.session() as session:
-            row = session.exec(select(*sums)).one()
-        *counts, compute_seconds, cost, saved = row
-        requests, prompt, cached, repeated, reused, output = map(int, counts)
-        return Totals(
-            requests, prompt, cached, repeated, reused, output, float(compute_seconds), float(cost), float(saved)
-        )
-
-
-def _sum_where(condition: Any, value: Any) -> Any:
-    return func.coalesce(func.sum(case((condition, value), else_=0)), 0)
-
-
-def _insert(session: Session, row: dict[str, Any]) -> None:
-    session.connection().execute(insert(Usage), [row])
-
-
-def _nothing_computed(prompt_tokens: int, latency: float) -> Account:
-    return Account(
-        ttft=None, latency=latency, tpot=None, tokens_per_second=None, prompt_tokens=prompt_tokens, cached_tokens=0,
-        output_tokens=0, compute_seconds=0.0, prefill_seconds=0.0, decode_seconds=0.0, cost=0.0, saved=0.0,
-    )  # fmt: skip
+        return totals_of(self.queries.sums())

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from backend.engine.protocol import EngineClient, Phase
-from backend.metering.account import Account
+from backend.metering.entry import DOLLAR, SECOND, Entry
+from backend.store.tables.usage import State, UsageKind
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """Histograms fed by the ledger, gauges and counters read from the engine when asked."""
+    """Sums and histograms of the ledger's entries, gauges and counters read from the engine when asked."""
 
     def __init__(self, engine: EngineClient) -> None:
         self.registry = CollectorRegistry()
@@ -33,40 +36,81 @@ class Metrics:
             "gen_ai_server_request_duration_seconds", "Arrival to last token.", labels,
             buckets=SECONDS, registry=self.registry,
         )
-        self._cost = Counter("tenfold_cost_dollars", "Cost of requests.", labels, registry=self.registry)
-        self._saved = Counter("tenfold_saved_dollars", "Cost that caches saved.", labels, registry=self.registry)
-        self._outcomes = Counter(
-            "vllm:request_success", "Requests by how they ended.", ("finished_reason",), registry=self.registry
-        )
+        self._entries = _EntryCollector()
+        self.registry.register(self._entries)
         self.registry.register(_EngineCollector(engine))
         ProcessCollector(registry=self.registry)  # the web process: memory, processor time, open files
 
-    def observe(self, account: Account, *, source: str, model: str, finished_reason: str | None) -> None:
-        """Count one request that ended.
-
-        Args:
-            account: its times and money.
-            source: who sent it.
-            model: which model it asked.
-            finished_reason: as vLLM has it: "stop", "length", "abort" or "error"; None for an embedding.
-        """
-        labels = {"source": source, "model": model}
-        self._cost.labels(**labels).inc(account.cost)
-        self._saved.labels(**labels).inc(account.saved)
-        if finished_reason is None:
-            return
-        self._outcomes.labels(finished_reason=finished_reason).inc()
-        if finished_reason == "error":  # how soon it failed says nothing of how long people wait
-            return
-        if account.ttft is not None:
-            self._ttft.labels(**labels).observe(account.ttft)
-        if account.tpot is not None:
-            self._tpot.labels(**labels).observe(account.tpot)
-        self._duration.labels(**labels).observe(account.latency)
+    def observe(self, entry: Entry) -> None:
+        """Count one entry."""
+        self._entries.add(entry)
+        if entry.kind is not UsageKind.GENERATE or entry.state is State.FAILED:
+            return  # how soon something failed says nothing of how long people wait
+        labels = {"source": entry.source, "model": entry.model}
+        if entry.ttft_ns is not None:
+            self._ttft.labels(**labels).observe(entry.ttft_ns / SECOND)
+        if entry.tpot_ns is not None:
+            self._tpot.labels(**labels).observe(entry.tpot_ns / SECOND)
+        self._duration.labels(**labels).observe(entry.latency_ns / SECOND)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+COUNTERS: tuple[tuple[str, str, Callable[[Entry], int], int], ...] = (
+    ("tenfold_cost_dollars", "Cost of requests.", lambda e: e.cost, DOLLAR),
+    ("tenfold_saved_dollars", "Cost that caches and guesses avoided.", lambda e: e.avoided, DOLLAR),
+    ("tenfold_compute_seconds", "Machine time of requests.", lambda e: e.compute_ns, SECOND),
+)
+"""Of every entry: name, text, what is summed in integers, and what one of the shown unit is of them."""
+TOKENS: tuple[tuple[str, str, Callable[[Entry], int]], ...] = (
+    ("vllm:prompt_tokens", "Prompt tokens, cached ones too.", lambda e: e.prompt_tokens),
+    ("vllm:prompt_tokens_cached", "Prompt tokens found in a cache.", lambda e: e.cached_tokens),
+    ("vllm:generation_tokens", "Tokens generated.", lambda e: e.output_tokens),
+    ("vllm:prefix_cache_queries", "Prompt tokens asked for.", lambda e: e.prompt_tokens),
+    ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", lambda e: e.cached_tokens),
+    ("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", lambda e: e.drafted_tokens),
+    ("vllm:spec_decode_num_accepted_tokens", "Guesses that were right.", lambda e: e.accepted_tokens),
+)
+"""Of entries that went to the language model."""
+
+
+class _EntryCollector(Collector):
+    """Sums of entries since the start, in the integers that the ledger sums, so that both agree to the last digit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[str, dict[tuple[str, ...], int]] = defaultdict(lambda: defaultdict(int))
+
+    def add(self, entry: Entry) -> None:
+        """Count one entry."""
+        with self._lock:
+            for name, _, value, _ in COUNTERS:
+                self._sums[name][entry.source, entry.model] += value(entry)
+            if entry.kind is UsageKind.EMBED:
+                self._sums["tenfold_embedding_tokens"][entry.source, entry.model] += entry.prompt_tokens
+                return
+            self._sums["vllm:request_success"][(entry.finish_reason,)] += 1
+            if entry.state is not State.CACHED:
+                for name, _, value in TOKENS:
+                    self._sums[name][(entry.model,)] += value(entry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every sum."""
+        by_source, embedded = ("source", "model"), "Prompt tokens of embeddings, known ones too."
+        named: list[tuple[str, str, tuple[str, ...], int]]
+        named = [(name, text, by_source, unit) for name, text, _, unit in COUNTERS]
+        named += [(name, text, ("model_name",), 1) for name, text, _ in TOKENS]
+        named += [("vllm:request_success", "Requests by how they ended.", ("finished_reason",), 1)]
+        named += [("tenfold_embedding_tokens", embedded, by_source, 1)]
+        for name, text, labels, unit in named:
+            family = CounterMetricFamily(name, text, labels=labels)
+            with self._lock:
+                sums = dict(self._sums[name])
+            for values, total in sums.items():
+                family.add_metric(list(values), total / unit)
+            yield family
 
 
 class _EngineCollector(Collector):
@@ -98,14 +142,7 @@ class _EngineCollector(Collector):
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=float(value()))
         counters = [
-            ("vllm:prompt_tokens", "Prompt tokens, cached ones too.", stats.prompt_tokens + stats.cached_tokens),
-            ("vllm:prompt_tokens_cached", "Prompt tokens found in a cache.", stats.cached_tokens),
-            ("vllm:generation_tokens", "Tokens generated.", stats.output_tokens),
-            ("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", stats.cached_tokens),
-            ("vllm:prefix_cache_queries", "Prompt tokens asked for.", stats.prompt_tokens + stats.cached_tokens),
             ("vllm:num_preemptions", "Sequences sent back to wait.", stats.preemptions),
-            ("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", stats.drafted_tokens),
-            ("vllm:spec_decode_num_accepted_tokens", "Guesses that were right.", stats.accepted_tokens),
             ("tenfold_engine_busy_seconds", "Seconds the engine computed.", stats.busy_seconds),
             ("tenfold_engine_uptime_seconds", "Seconds since it was ready.", stats.uptime),
         ]

@@ -42,6 +42,7 @@ STYLE = f"""<style>
 .frame .figure b {{ font-weight: 600; }}
 .frame .speed {{ min-width: 82px; }}
 [data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
+[data-testid=stMain] h2 {{ font-size: 26px; padding: 0.5rem 0; }}
 /* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
 [data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); }}
 [data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}

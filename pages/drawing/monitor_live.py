@@ -13,7 +13,7 @@ from pages.drawing.figures import counted, rate, seconds
 from pages.drawing.populations import STEPS, Filter
 
 if TYPE_CHECKING:
-    from backend.metering.queries import Bucket
+    from backend.metering.sums import Bucket
 
 SOURCES = {"People": "console", "API": "api", "Jobs": "job", "Lab": "lab"}
 

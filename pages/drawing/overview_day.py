@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.runtime import Runtime
 from pages.drawing.charts import Chart, Line, Mark, draw, sparkline
-from pages.drawing.figures import amounts, counted, moment, money, seconds, when
+from pages.drawing.figures import counted, moment, money, seconds, when
 from pages.drawing.monitor_live import waiting_now
 from pages.drawing.overview_claim import SERVED
 from pages.drawing.populations import FILTERS
@@ -31,7 +31,7 @@ def tiles(runtime: Runtime, now: float) -> None:
     waits = queries.latency_buckets(now - DAY, None, HOUR, ("people",), "ttft")
     wait = queries.latency(midnight, None, ("people",), "ttft")
     waiting = waiting_now(runtime, FILTERS["People"])
-    spent, month = amounts([(today.cost + today.idle_cost) / DOLLAR, forecast(runtime, here)])
+    spent, month = money((today.cost + today.idle_cost) / DOLLAR), money(forecast(runtime, here))
     used = today.utilization
     longest = max([wait.p95 if wait else 0.0, *waiting])
     with st.container(horizontal=True, key="day-tiles"):

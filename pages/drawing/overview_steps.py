@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.caller import current_caller, current_sight
-from pages.drawing.acts import press
+from pages.drawing.acts import after_press, press
 from pages.navigation import page
 
+ASKED = "overview-asked"
 QUESTION = "How many steps does the lighthouse tower have?"
 
 
@@ -31,8 +34,12 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
     st.write("Tenfold serves this model with batching, caches and smaller weights, and shows what each is worth.")
     may = current_caller().role.covers(Role.USER)
 
+    if chat := st.session_state.pop(ASKED, None):  # not from within a fragment: its page would come up empty
+        st.switch_page(page("chat"), query_params={"c": chat})
+
     @st.fragment(run_every=1.0)
     def live() -> None:
+        after_press()
         sight = current_sight()
         reading, ready = runtime.documents.pending(sight), runtime.documents.any_searchable(sight)
         if any(done_steps(runtime)):
@@ -48,8 +55,8 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
                 press("Load the sample documents", runtime.samples.load, key="load-samples", type="primary")
         with _step(2, "Ask a question", done=False):
             st.write("The answer quotes the documents.")
-            if may and ready and not reading and st.button(QUESTION, key="first-question", type="primary"):
-                ask(runtime)
+            if may and ready and not reading:
+                press(QUESTION, partial(ask, runtime), key="first-question", type="primary")
         with _step(3, "Call the API from a program", done=False):
             st.write("Any OpenAI client works: change its address.")
             st.page_link(page("connect"), label="See how on Connect")
@@ -58,7 +65,7 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
 
 
 def ask(runtime: Runtime) -> None:
-    """Begin a chat with the first question, and go there."""
+    """Begin a chat with the first question; the page goes there when it is drawn anew."""
     conversations = runtime.conversations
     conversation = conversations.create(current_caller().tenant)
     options = conversations.options(
@@ -66,7 +73,7 @@ def ask(runtime: Runtime) -> None:
         sight=current_sight(),
     )  # fmt: skip
     conversations.ask(conversation.id, QUESTION, options)
-    st.switch_page(page("chat"), query_params={"c": conversation.id})
+    st.session_state[ASKED] = conversation.id
 
 
 def _step(number: int, title: str, *, done: bool) -> DeltaGenerator:

@@ -73,7 +73,9 @@ def test_a_step_that_fails_beside_an_embedding_fails_alone(harness: Any, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(runner, "sample", lambda *_: 1 / 0)  # behind the model: the sequence has advanced by then
         harness.core.step()
-    assert "ZeroDivisionError" in harness.out.failed("broken").error
+    failed = harness.out.failed("broken")
+    assert "ZeroDivisionError" in failed.error
+    assert failed.usage.prefill_seconds > 0 and failed.usage.decode_seconds > 0, "what failed had been computed for"
     harness.drain()
     assert embedded(harness) == ["e"] and harness.out.failed("e") is None
 
@@ -129,6 +131,7 @@ def test_an_embedding_whose_caller_left_is_worked_on_no_more(harness: Any) -> No
     harness.core.handle(Abort("waits"))
     harness.core.handle(Abort("e"))
     assert [m.kind for m in harness.out.of(Failed)] == ["aborted", "aborted"]
+    assert harness.out.failed("e").embedding_seconds > 0 == harness.out.failed("waits").embedding_seconds
     assert not harness.core.has_work
     assert not embedded(harness)
 

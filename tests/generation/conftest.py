@@ -30,8 +30,8 @@ class Room:
         self.database.migrate()
         self.engine = StandInEngine(text, context)
         self.metrics = Metrics(self.engine)
-        prices = Prices(Settings(data_dir=folder, price_per_hour=3600.0), self.database)
-        self.ledger = Ledger(self.database, prices, self.metrics)
+        self.prices = Prices(Settings(data_dir=folder, price_per_hour=3600.0), self.database)
+        self.ledger = Ledger(self.database, self.prices, self.metrics)
         self.embedded: list[tuple[str, str, str]] = []  # question, source, path
         self.answers = AnswerCache(self.database, self._embed)
         self.service = GenerationService(
@@ -45,6 +45,7 @@ class Room:
 
     def close(self) -> None:
         self.service.close()
+        self.ledger.close()
         self.database.close()
 
 

@@ -15,7 +15,7 @@ from backend.generation.request import TextRequest
 from backend.generation.stream import CacheKind, Generation
 from backend.models.text import TextModel
 from backend.store.tables.answers import Answer
-from backend.store.tables.usage import Usage
+from backend.store.tables.usage import EntryRow
 from tests.conftest import until
 from tests.generation.conftest import Room
 
@@ -28,10 +28,10 @@ def begin(room: Room, request: TextRequest) -> Generation:
     return room.service.start(room.service.prepare(request))
 
 
-def rows(room: Room) -> list[Usage]:
+def rows(room: Room) -> list[EntryRow]:
     assert room.ledger.flush()
     with room.database.session() as session:
-        return list(session.exec(select(Usage)).all())
+        return list(session.exec(select(EntryRow)).all())
 
 
 def counted(room: Room, reason: str) -> float:
@@ -85,7 +85,7 @@ def test_a_reply_without_the_model_is_a_row_that_cost_nothing(room: Room) -> Non
     generation = begin(room, TextRequest(reply="I don't know."))
     assert generation.text == "I don't know." and generation.account is not None
     (row,) = rows(room)
-    assert (row.outcome, row.cost, row.compute_seconds) == ("reply", 0, 0) and counted(room, "stop") == 1
+    assert (row.outcome, row.cost, row.compute_ns) == ("reply", 0, 0) and counted(room, "stop") == 1
 
 
 def test_every_ending_has_vllms_name(room: Room) -> None:

@@ -135,3 +135,44 @@ def test_prompts_become_rows_and_a_job_keeps_one_open_run(tmp_path: Path) -> Non
         assert runs["far"].finished is None and runs["new"].finished and "was going on" in runs["new"].reason
         assert len(session.exec(select(JobResult)).all()) == 2
     assert not inspect(database.engine).has_table("apscheduler_jobs"), "schedules stand twice"
+
+
+def test_what_was_paid_before_stays_on_the_ledger_to_the_nano_dollar(tmp_path: Path) -> None:
+    from backend.metering.ledger import Ledger
+    from backend.metering.metrics import Metrics
+    from backend.metering.prices import Prices
+    from backend.settings import Settings
+    from backend.store.tables.usage import EntryRow, SwitchState
+
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    database.migrate("0006")
+    columns = (
+        "request_id, source, kind, path, model, variant, outcome, arrived, finished, queue_seconds, ttft, latency, "
+        "tpot, prompt_tokens, cached_tokens, output_tokens, compute_seconds, price_per_hour, cost, saved, switches"
+    )
+    when = "1700000000.5, 1700000002.75, 0.25, 1.0, 2.25, 0.1"
+    with database.engine.begin() as connection:
+        for row in (
+            f"('r', 'console', 'generate', 'realtime', 'm', 'int8', 'stop', {when}, 9, 4, 5, 1.5, 0.1, 0.000041667, "
+            "0.00000125, '{\"prefix_cache\": true}')",
+            f"('e', 'ingest', 'embed', 'batch', 'm', '', 'error', {when}, 9, 4, 0, 0.5, 0.1, 0.000013889, 0.5, '{{}}')",
+        ):
+            connection.exec_driver_sql(f"INSERT INTO usage ({columns}) VALUES {row}")
+    database.migrate()
+    prices = Prices(Settings(data_dir=tmp_path), database)
+    ledger = Ledger(database, prices, Metrics(None))  # type: ignore[arg-type]
+    ledger.open(thread=False)
+    ledger.close()
+    assert database.writer.flush()
+    with database.session() as session:
+        first, second = session.exec(select(EntryRow).where(EntryRow.population != "idle")).all()
+        assert (first.population, first.state, first.cost, first.avoided_prefix) == ("people", "ok", 41_667, 1250)
+        assert abs(first.finished_ns - 1700000002750000000) < 1000  # what a float of the time can tell
+        assert (first.ttft_ns, first.compute_ns) == (10**9, 1_500_000_000)
+        assert (second.population, second.state, second.avoided_embedding) == ("embedding", "failed", 500_000_000)
+        assert session.get(SwitchState, first.switches).switches == {"prefix_cache": True} and second.switches == ""
+        assert prices.version(first.price_id).per_hour == 100_000_000
+    sums, balance = ledger.queries.sums(), ledger.queries.balance()
+    assert sums.cost == 41_667 + 13_889 and sums.requests == 2
+    assert balance.due == balance.booked == sums.cost + sums.idle_cost
+    database.close()

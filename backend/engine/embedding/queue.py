@@ -63,11 +63,11 @@ class EmbeddingQueue:
         """Whose turn it is; the same until it is removed, unless somebody more urgent comes."""
         return next((queue[0] for queue in self._waiting.values() if queue), None)
 
-    def remove(self, request_id: str) -> bool:
-        """Take a request out, with the passes left to it; whether it was there."""
+    def remove(self, request_id: str) -> Embedding | None:
+        """Take a request out, with the passes left to it; None if it was not there."""
         for queue in self._waiting.values():
             for embedding in queue:
                 if embedding.request_id == request_id:
                     queue.remove(embedding)
-                    return True
-        return False
+                    return embedding
+        return None

@@ -77,7 +77,8 @@ class EmbeddingServing:
         except Exception as error:
             log.exception("embedding failed")
             self.queue.remove(embedding.request_id)
-            self._emit(Failed(embedding.request_id, f"Embedding failed: {type(error).__name__}: {error}"))
+            why = f"Embedding failed: {type(error).__name__}: {error}"
+            self._emit(Failed(embedding.request_id, why, embedding_seconds=embedding.seconds))
         finally:
             self._statistics.busy_seconds += embedding.seconds - before
             self._statistics.embedding_seconds += embedding.seconds - before

@@ -1,0 +1,175 @@
+"""Sum of costs + idle = uptime × price, to the nano-dollar, whatever happens."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from backend.engine.messages import Usage
+from backend.metering.entry import DOLLAR, HOUR, SECOND, Asked, price_of
+from backend.metering.ledger import Ledger
+from backend.metering.metrics import Metrics
+from backend.metering.prices import OWN, Prices
+from backend.metering.uptime import Uptime
+from backend.settings import Settings
+from backend.store.database import Database
+from backend.store.tables.usage import EntryRow, MachineSpan, Population, PriceVersion
+from tests.metering.clock import FakeClock
+
+
+class Engine:
+    """What metrics ask of an engine."""
+
+    stats = None
+
+
+class Server:
+    """A ledger that can be killed, on a fake clock, with an engine that is busy with one thing at a time."""
+
+    def __init__(self, database: Database, clock: FakeClock, rng: random.Random) -> None:
+        self.database, self.clock, self.rng = database, clock, rng
+        self.prices = Prices(Settings(data_dir=Path("/nowhere")), database)
+        self.ledger = Ledger(database, self.prices, Metrics(Engine()), clock=clock)  # type: ignore[arg-type]
+        self.ledger.open(thread=False)
+        self.busy, self.running, self.number = 0.0, 0.0, 0  # of the engine; of the request that is with it
+        self.booked = 0
+
+    def second(self) -> None:
+        """A second of whatever comes."""
+        part = self.rng.choice([0.0, 0.3, 1.0]) * self.rng.random()
+        self.clock.sleep(1.0)
+        self.busy += part
+        self.running += part
+        if self.rng.random() < 0.7:
+            self.ledger.heard(stats(self.busy))
+        if self.rng.random() < 0.5:
+            self.end_a_request()
+        if self.rng.random() < 0.1:
+            self.prices.choose(OWN, round(self.rng.choice([0.0, 0.1, 3.37, 98.32]) * self.rng.random(), 7))
+        if self.rng.random() < 0.05:
+            self.busy = self.running = 0.0  # the engine died, and its request with it
+        if self.rng.random() < 0.6:
+            self.ledger.tick()
+
+    def end_a_request(self) -> None:
+        self.number += 1
+        asked = Asked(f"r{self.number}", self.rng.choice(["console", "api", "job"]), "realtime", "model")
+        if self.rng.random() < 0.2:
+            account = self.ledger.record_embedding(
+                asked, computed_tokens=9, reused_tokens=1, seconds=self.running, latency=self.running
+            )
+        else:
+            usage = Usage(50, 0, 4, self.running / 3, self.running / 3 * 2, 1.0, 1.1, 1.2, 2.0, "bf16")
+            account = self.ledger.record(asked, usage, outcome=self.rng.choice(["stop", "length", "abort"]))
+        self.booked += round(account.cost * DOLLAR)
+        self.running = 0.0
+
+
+def stats(busy: float):  # type: ignore[no-untyped-def]
+    class Stats:
+        busy_seconds = busy
+
+    return Stats()
+
+
+@pytest.fixture
+def database(tmp_path: Path):  # type: ignore[no-untyped-def]
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_costs_and_idle_time_are_uptime_by_price_over_restarts(database: Database, seed: int) -> None:
+    rng, clock, uptime = random.Random(seed), FakeClock(), 0
+    for _ in range(6):
+        server, began = Server(database, clock, rng), clock.monotonic_ns()
+        for _ in range(rng.randrange(1, 80)):
+            server.second()
+            if rng.random() < 0.05:
+                check(server, still_open=True)
+        kept = clock.monotonic_ns()
+        if rng.random() < 0.5:
+            assert server.ledger.flush()  # and killed
+            clock.sleep(0.9)
+            server.end_a_request()
+        else:
+            server.ledger.close()
+            assert database.writer.flush()
+        uptime += kept - began
+        clock.sleep(rng.randrange(100_000))  # while it is down
+    last = Server(database, clock, rng)
+    last.ledger.close()
+    assert database.writer.flush()
+    check(last, still_open=False)
+    with database.session() as session:
+        assert sum(session.exec(select(MachineSpan.uptime_ns)).all()) == uptime
+        assert all(session.exec(select(MachineSpan.closed)).all())
+        minutes = session.exec(select(EntryRow).where(EntryRow.population == Population.IDLE)).all()
+    assert len({row.request_id for row in minutes}) == len(minutes), "idle time has one entry a minute and span"
+
+
+def check(server: Server, *, still_open: bool) -> None:
+    assert server.ledger.flush()
+    with server.database.session() as session:
+        rows = session.exec(select(EntryRow)).all()
+        spans = session.exec(select(MachineSpan, PriceVersion).join(
+            PriceVersion, MachineSpan.price_id == PriceVersion.id  # type: ignore[arg-type]
+        )).all()  # fmt: skip
+    due = sum(span.uptime_ns * price.per_hour // HOUR for span, price in spans)
+    balance, sums = server.ledger.queries.balance(), server.ledger.queries.sums()
+    assert balance.due == due and balance.booked == sum(row.cost for row in rows) == sums.cost + sums.idle_cost
+    assert balance.booked_ns == sum(row.compute_ns for row in rows) == sums.compute_ns + sums.idle_ns
+    if still_open:
+        assert all(row.compute_ns >= 0 and row.cost >= 0 for row in rows), "less than nothing was idle"
+    else:
+        assert (balance.due, balance.uptime_ns) == (balance.booked, balance.booked_ns)
+
+
+def test_work_that_has_not_ended_is_not_idle() -> None:
+    uptime = Uptime(1, 3600 * DOLLAR, 0, 0)
+    for second in range(1, 11):
+        uptime.advance(second * SECOND)
+        uptime.computed(second * 0.75)
+        assert uptime.take_idle() == (SECOND // 4, DOLLAR // 4)
+    uptime.book(round(7.5 * SECOND), round(7.5 * DOLLAR))
+    uptime.advance(11 * SECOND)
+    assert uptime.take_idle() == (SECOND, DOLLAR) and uptime.left == (0, 0)
+
+
+def test_what_died_with_an_engine_is_idle_in_the_end() -> None:
+    uptime = Uptime(1, 3600 * DOLLAR, 0, 0)
+    uptime.advance(10 * SECOND)
+    uptime.computed(8.0)
+    assert uptime.take_idle()[0] == 2 * SECOND
+    uptime.advance(11 * SECOND)
+    uptime.computed(0.5)  # another engine
+    assert uptime.take_idle()[0] == round(8.5 * SECOND)
+
+
+def test_a_price_is_rounded_once_however_often_it_is_looked_at() -> None:
+    uptime, idle = Uptime(1, 1, 0, 0), 0
+    for second in range(1, 7201):
+        uptime.advance(second * SECOND)
+        idle += uptime.take_idle()[1]
+    assert idle == 2 == price_of(2 * HOUR, 1)
+
+
+def test_a_kill_loses_a_second_at_most_and_says_so(database: Database) -> None:
+    clock, rng = FakeClock(), random.Random(0)
+    killed = Server(database, clock, rng)
+    assert killed.ledger.lost is None and killed.ledger.lost_seconds == 0
+    killed.second()
+    assert killed.ledger.flush()
+    heard = clock.time_ns()
+    clock.sleep(0.8)
+    killed.end_a_request()
+    later = Server(database, clock, rng)
+    assert later.ledger.lost is not None and later.ledger.lost.heartbeat == pytest.approx(heard / SECOND)
+    assert later.ledger.lost_seconds == 1.0
+    later.ledger.close()
+    assert Server(database, clock, rng).ledger.lost is None
