@@ -137,9 +137,10 @@ class Jobs:
             raise NotFoundError("There is no such job; it may have been deleted.")
         return job
 
-    def find(self, *, offset: int = 0, limit: int = 200) -> list[Job]:
-        """Jobs, latest first, without their prompts."""
-        query = select(Job).order_by(col(Job.created).desc(), col(Job.id)).offset(offset).limit(limit)
+    def find(self, *, offset: int = 0, limit: int = 200, soonest: bool = False) -> list[Job]:
+        """Jobs, latest first, without their prompts; `soonest` puts those before them that a schedule will run."""
+        order = [col(Job.next_run).is_(None), col(Job.next_run)] if soonest else []
+        query = select(Job).order_by(*order, col(Job.created).desc(), col(Job.id)).offset(offset).limit(limit)
         with self._database.session() as session:
             return list(session.exec(query).all())
 
