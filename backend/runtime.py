@@ -11,6 +11,7 @@ from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
 from backend.files.blobs import Blobs
+from backend.files.data_folder import DataFolder
 from backend.generation.answers import AnswerCache
 from backend.generation.service import GenerationService
 from backend.jobs.service import Jobs
@@ -48,6 +49,7 @@ class Runtime:
         self.started = time.time()
         self._storage = Storage(settings)
         self.database = self._storage.database
+        self.data_folder = DataFolder(settings, self.database)
         self.access = Access.of(settings, self.database)
         self.prices = Prices(settings, self.database)
         self.series = StatsSeries()

@@ -1,8 +1,7 @@
-"""How programs use this server, and their keys."""
+"""How programs use this server: a call to copy and to try, and the keys they come with."""
 
 from __future__ import annotations
 
-from functools import partial
 from urllib.parse import urlsplit
 
 import streamlit as st
@@ -10,79 +9,66 @@ import streamlit as st
 from backend.access.caller import Role
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.acts import press, refusal
-from pages.drawing.figures import when
-from pages.drawing.untrusted import plain
+from pages.drawing.acts import refusal
+from pages.drawing.key_list import keys, made_key
+from pages.drawing.snippet_send import sender
+from pages.drawing.snippet_texts import LANGUAGES, Call
 
-EXAMPLE = """from openai import OpenAI
+QUESTION = "When does the last climb of the lighthouse start?"
 
-client = OpenAI(base_url="{url}/v1", api_key="{key}")
-answer = client.chat.completions.create(
-    model="{model}",
-    messages=[{{"role": "user", "content": "When does the last climb of the lighthouse start?"}}],
-    temperature=0,
-    extra_body={{"documents": True}},  # answer from the uploaded documents
-)
-print(answer.choices[0].message.content)
-"""
 
-MAY = {
-    Role.ADMIN: "do everything",
-    Role.USER: "chat, use documents, jobs and the API",
-    Role.READ_ONLY: "look and search",
-}
+def own_url() -> str:
+    """The server's address as the reader's browser has it."""
+    parts = urlsplit(st.context.url or "http://localhost:8501")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def call_to_copy(runtime: Runtime, url: str) -> Call:
+    """Its question and options, and the call in each language."""
+    question = st.text_input("Question", QUESTION, key="call-question").strip() or QUESTION
+    with st.container(horizontal=True):
+        documents = st.toggle("Answer from documents", key="call-documents")
+        stream = st.toggle("Stream the answer", key="call-stream")
+    key = made_key() or ("YOUR_KEY" if runtime.settings.require_keys else "unused")
+    call = Call(url, key, runtime.settings.served_model, question, documents, stream)
+    for tab, (language, write) in zip(st.tabs(list(LANGUAGES)), LANGUAGES.values(), strict=True):
+        tab.code(write(call), language=language, wrap_lines=True)
+    if key == "YOUR_KEY":
+        st.caption("Put a key in the place of YOUR_KEY; one made below stands here at once.")
+    elif key == "unused":
+        st.caption("No key is asked for on this machine; OpenAI's clients want something in its place all the same.")
+    return call
 
 
 def main() -> None:
     """Draw the page."""
-    runtime = current()
+    runtime, caller = current(), current_caller()
     refusal()
-    parts = urlsplit(st.context.url or "http://localhost:8501")
-    url = f"{parts.scheme}://{parts.netloc}"
-    local = not runtime.settings.require_keys
-    st.write("Any OpenAI client works with this server. Streaming, embeddings and answers from documents included.")
-    st.code(EXAMPLE.format(url=url, model=runtime.settings.served_model, key="unused" if local else "tf-…"))
-    st.markdown(f"[Every route, described]({url}/api/docs) · [Health]({url}/healthz) · [Metrics]({url}/metrics)")
-    if current_caller().role.covers(Role.ADMIN):
-        keys(runtime)
-
-
-def keys(runtime: Runtime) -> None:
-    """Make and revoke keys."""
-    st.markdown("##### Keys")
-    st.caption(
-        "Every call and every visit needs a key."
-        if runtime.settings.require_keys
-        else "This server listens on this machine only, so keys are not asked for. A key still keeps its owner's "
-        "prompt cache apart from others'."
+    url = own_url()
+    st.write("Any OpenAI client works with this server: change its base URL, and nothing else.")
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.markdown("##### A call to copy")
+        call = call_to_copy(runtime, url)
+    with right:
+        st.markdown("##### Try it")
+        st.caption("Sends exactly this call to this server and shows what comes back.")
+        sender(call, allowed=caller.role.covers(Role.USER))
+    st.markdown("##### Addresses")
+    st.markdown(
+        f"Base URL `{plain_code(url)}/v1` · model `{plain_code(runtime.settings.served_model)}` · embeddings "
+        f"`{plain_code(runtime.settings.served_embedding_model)}`\n\n"
+        f"[Every route, described]({url}/api/docs) · [Health]({url}/healthz) · [Metrics]({url}/metrics)"
     )
-    rows = runtime.access.keys.latest()
-    owners = {None: "Somebody new", "": "This installation"} | {row.tenant: row.name for row in rows if row.tenant}
-    made = st.container()  # above the form, where it is seen
-    with st.form("new-key", clear_on_submit=True):
-        name = st.text_input("Name of a new key", placeholder="billing service")
-        role = st.selectbox("It may", list(Role), index=list(Role).index(Role.USER), format_func=MAY.__getitem__)
-        owner = st.selectbox(
-            "Belongs to", list(owners), format_func=owners.__getitem__, help="Keys of one owner see the same chats."
-        )
-        if st.form_submit_button("Create a key"):
-            if name.strip():
-                st.session_state["new-key-value"] = runtime.access.keys.create(name, Role(role or Role.USER), owner)
-                rows = runtime.access.keys.latest()
-            else:
-                made.error("Give the key a name: it is what you will know it by when you revoke it.")
-    if key := st.session_state.pop("new-key-value", None):
-        made.success("Copy this key now; it is stored only as a hash and cannot be shown again.")
-        made.code(key, language=None)
-    for row in rows:
-        with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            used = f"last used {when(row.used)}" if row.used else "never used"
-            role = row.role.replace("_", " ")
-            st.markdown(f"**{plain(row.name)}** · `{row.prefix}…` · {role} · made {when(row.created)} · {used}")
-            press(
-                "Revoke", partial(runtime.access.keys.revoke, row.id), key=f"revoke-{row.id}",
-                help="Ends its calls, sign-ins and open pages at once.",
-            )
+    if caller.role.covers(Role.ADMIN):
+        keys(runtime)
+    else:
+        st.caption("Keys are made by an administrator of this server.")
+
+
+def plain_code(text: str) -> str:
+    """Text within backticks, which must not end there."""
+    return text.replace("`", "")
 
 
 main()

@@ -25,6 +25,7 @@ class Rule:
 
 
 RULES = (
+    Rule(ANY, "/api/keys", Role.ADMIN),  # reading too: who has keys is nobody else's business
     Rule(READING, "", Role.READ_ONLY),
     Rule(ANY, "/api/switches", Role.ADMIN),
     Rule(ANY, "/api/documents/reindex", Role.ADMIN),

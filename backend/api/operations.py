@@ -93,30 +93,33 @@ NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "It does not,
 
 @router.head("/health", include_in_schema=False)
 @router.get(
-    "/health", summary="Whether requests can be served", response_class=Response, responses=NOT_READY
+    "/health", summary="Tell whether requests can be served.", response_class=Response, responses=NOT_READY
 )
 def health(runtime: RuntimeDep) -> Response:
-    """Nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
+    """Returns nothing but 200 while requests can be served, else 503: what vLLM's clients and load balancers ask."""
     return Response(status_code=503 if runtime.engine.hung or _problem(runtime) is not None else 200)
 
 
 @router.head("/ping", include_in_schema=False)
 @router.post("/ping", include_in_schema=False)
-@router.get("/ping", summary="Whether requests can be served", response_class=Response, responses=NOT_READY)
+@router.get(
+    "/ping", summary="Tell whether requests can be served, as SageMaker asks.", response_class=Response,
+    responses=NOT_READY,
+)  # fmt: skip
 def ping(runtime: RuntimeDep) -> Response:
-    """The same, as SageMaker asks it."""
+    """Returns the same as `/health`."""
     return health(runtime)
 
 
-@router.get("/version", summary="The version of this server")
+@router.get("/version", summary="Tell the version of this server.")
 async def version(request: Request) -> Version:
-    """As vLLM gives it."""
+    """Returns it as vLLM does."""
     return Version(version=request.app.version)
 
 
-@router.get("/load", summary="How many requests are being served or wait")
+@router.get("/load", summary="Tell how many requests are being served or wait.")
 async def load(runtime: RuntimeDep) -> Load:
-    """As vLLM gives it."""
+    """Returns the number as vLLM does."""
     stats = runtime.engine.stats
     return Load(server_load=stats.running + stats.waiting_realtime + stats.waiting_batch if stats else 0)
 
@@ -124,12 +127,14 @@ async def load(runtime: RuntimeDep) -> Load:
 @router.head("/healthz", include_in_schema=False)
 @router.get(
     "/healthz",
-    summary="Whether the engine answers",
+    summary="Tell how the server is, and why it is not well.",
     response_model=Health,
     responses={503: {"model": Health, "description": "It does not; `detail` says why."}},
 )
 def healthz(runtime: RuntimeDep, caller: CallerDep) -> JSONResponse:
-    """200 while requests are answered; `last_turn_seconds` ago the engine's loop was heard of. 503 says why not.
+    """Returns what is known of engine and documents: 200 while requests are answered, else 503 with why not.
+
+    `last_turn_seconds` ago the engine's loop was heard of.
 
     Who has no key is told the status and no more.
     """
@@ -182,7 +187,7 @@ def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
     return health, {}
 
 
-@router.get("/metrics", summary="Read Prometheus metrics", response_class=PlainTextResponse)
+@router.get("/metrics", summary="Read the metrics for Prometheus.", response_class=PlainTextResponse)
 def metrics(runtime: RuntimeDep) -> Response:
-    """Prometheus metrics."""
+    """Returns counters, gauges and histograms in Prometheus' text format."""
     return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)

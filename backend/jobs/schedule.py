@@ -61,6 +61,14 @@ def following(fields: str, now: float) -> float:
     return fires.timestamp()
 
 
+def upcoming(fields: str, now: float, count: int) -> list[float]:
+    """The next times after a moment at which a schedule fires; raises as `following` does."""
+    times: list[float] = []
+    while len(times) < count:
+        times.append(following(fields, times[-1] if times else now))
+    return times
+
+
 def zone_name() -> str:
     """The time zone of every schedule: the server's, by its name."""
     name = str(crontab("0 0 * * *").timezone)

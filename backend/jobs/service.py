@@ -15,12 +15,14 @@ from sqlmodel import col, func, insert, select, update
 from backend.errors import ConflictError, InvalidInputError, NotFoundError
 from backend.generation.service import GenerationService
 from backend.jobs.dispatcher import Dispatcher
+from backend.jobs.estimate import Estimate, estimate
 from backend.jobs.job import OPEN, Ground, check_job, request_for
 from backend.jobs.prompts import read_prompts
 from backend.jobs.record import RunRecord
-from backend.jobs.results import result_pages
+from backend.jobs.results import ResultTable, result_pages, result_table
 from backend.jobs.runner import Runner
-from backend.jobs.schedule import Schedule, following, zone_name
+from backend.jobs.schedule import Schedule, following, upcoming, zone_name
+from backend.jobs.words import in_words
 from backend.store.database import Database
 from backend.store.tables.jobs import Job, JobPrompt, JobRun, RunState
 
@@ -61,6 +63,16 @@ class Jobs:
     def zone(self) -> str:
         """The time zone in which schedules are read."""
         return zone_name()
+
+    @staticmethod
+    def in_words(cron: str) -> str:
+        """What a schedule means; raises InvalidInputError where it cannot be read."""
+        return in_words(cron)
+
+    @staticmethod
+    def upcoming(cron: str, count: int) -> list[float]:
+        """When a schedule fires next, in seconds since the epoch; raises InvalidInputError where it never does."""
+        return upcoming(cron, time.time(), count)
 
     # ---- jobs ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +116,15 @@ class Jobs:
         self._schedule.wake()
         return job
 
+    def estimate(self, prompts: list[str], *, system: str, max_tokens: int, documents: bool) -> Estimate:
+        """What a job would take on this machine, as far as earlier ones tell."""
+        job = Job(name="", system=system, max_tokens=max_tokens)
+
+        def count(prompt: str) -> int:
+            return len(self._generations.prepare(request_for(job, prompt, self._ground)).token_ids)
+
+        return estimate(self._database, prompts, count, max_tokens=max_tokens, documents=documents)
+
     def get(self, job_id: str) -> Job:
         """One job.
 
@@ -116,9 +137,10 @@ class Jobs:
             raise NotFoundError("There is no such job; it may have been deleted.")
         return job
 
-    def find(self, *, offset: int = 0, limit: int = 200) -> list[Job]:
-        """Jobs, latest first, without their prompts."""
-        query = select(Job).order_by(col(Job.created).desc(), col(Job.id)).offset(offset).limit(limit)
+    def find(self, *, offset: int = 0, limit: int = 200, soonest: bool = False) -> list[Job]:
+        """Jobs, latest first, without their prompts; `soonest` puts those before them that a schedule will run."""
+        order = [col(Job.next_run).is_(None), col(Job.next_run)] if soonest else []
+        query = select(Job).order_by(*order, col(Job.created).desc(), col(Job.id)).offset(offset).limit(limit)
         with self._database.session() as session:
             return list(session.exec(query).all())
 
@@ -195,6 +217,14 @@ class Jobs:
             session.connection().execute(end.values(**values))
         self._dispatcher.stop(run_id)
 
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with its results; one that goes on ends at once. Its job stays."""
+        with self._database.session() as session:
+            run = session.get(JobRun, run_id)
+            if run is not None:
+                session.delete(run)
+        self._dispatcher.stop(run_id)
+
     def progress(self, run_id: str) -> JobRun:
         """How far a run is.
 
@@ -212,6 +242,17 @@ class Jobs:
         query = select(JobRun).where(JobRun.job_id == job_id).order_by(col(JobRun.created).desc()).limit(limit)
         with self._database.session() as session:
             return list(session.exec(query).all())
+
+    def recent(self, limit: int = 20) -> list[tuple[JobRun, Job]]:
+        """The latest runs of all jobs, latest first."""
+        query = select(JobRun, Job).join(Job).order_by(col(JobRun.created).desc(), col(JobRun.id)).limit(limit)
+        with self._database.session() as session:
+            return [(run, job) for run, job in session.exec(query).all()]
+
+    def run_count(self) -> int:
+        """How many runs there are, of all jobs."""
+        with self._database.session() as session:
+            return session.exec(select(func.count()).select_from(JobRun)).one()
 
     def latest(self, job_ids: Iterable[str], limit: int = 5) -> Mapping[str, list[JobRun]]:
         """The latest runs of each of some jobs, latest first."""
@@ -231,6 +272,13 @@ class Jobs:
             NotFoundError: at once, where there is no such run.
         """
         return itertools.chain.from_iterable(self.result_pages(run_id))
+
+    def result_table(
+        self, run_id: str, *, contains: str = "", failed: bool = False, offset: int = 0, limit: int = 100
+    ) -> ResultTable:
+        """Some of the results of a run, failed ones first; see `results.result_table`. Raises as `results` does."""
+        run = self.progress(run_id)
+        return result_table(self._database, run, contains=contains, failed=failed, offset=offset, limit=limit)
 
     def result_pages(self, run_id: str) -> Iterator[list[str]]:
         """The same, some lines at a time."""

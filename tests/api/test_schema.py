@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +35,7 @@ def schema(server: Any) -> Iterator[Any]:
     kept = {document["id"] for document in httpx.get(f"{server.url}/api/documents").json()["data"]}
     collections = f"{server.url}/api/documents/collections"
     known = {collection["name"] for collection in httpx.get(collections).json()["data"]}
+    keys = {key["id"] for key in httpx.get(f"{server.url}/api/keys").json()["data"]}
     switches = httpx.get(f"{server.url}/api/switches").json()["switches"]
     yield schemathesis.openapi.from_url(f"{server.url}/api/openapi.json")
     for document in httpx.get(f"{server.url}/api/documents").json()["data"]:
@@ -44,6 +46,9 @@ def schema(server: Any) -> Iterator[Any]:
             httpx.delete(f"{collections}/{quote(collection['name'], safe='')}")
     for job in httpx.get(f"{server.url}/api/jobs?limit=500").json()["data"]:
         httpx.delete(f"{server.url}/api/jobs/{job['id']}")
+    for key in httpx.get(f"{server.url}/api/keys").json()["data"]:
+        if key["id"] not in keys:
+            httpx.delete(f"{server.url}/api/keys/{key['id']}")
     httpx.patch(f"{server.url}/api/switches", json=switches)
 
 
@@ -78,6 +83,14 @@ def test_nothing_is_answered_that_the_document_does_not_name(schema: Any) -> Non
 
         check()
     assert asked > 300
+
+
+def test_every_route_says_in_a_sentence_what_it_does_and_what_it_returns(schema: Any) -> None:
+    for path, methods in schema.raw_schema["paths"].items():
+        for method, operation in methods.items():
+            summary, description = operation["summary"], operation.get("description", "")
+            assert re.fullmatch(r"[A-Z].* .*\.", summary), f"{method} {path}: {summary}"
+            assert re.match(r"Returns .*\.", description, re.S), f"{method} {path}: {description}"
 
 
 def takes_something(operation: Any) -> bool:

@@ -53,14 +53,14 @@ def _pieces(file: UploadFile) -> Iterator[bytes]:
         yield piece
 
 
-@router.post("", status_code=202, summary="Upload files")
+@router.post("", status_code=202, summary="Upload files to be read as documents.")
 def upload(
     files: list[UploadFile],
     runtime: RuntimeDep,
     sight: SightDep,
     collection: Annotated[Text, Form()] = DEFAULT_COLLECTION,
 ) -> Uploaded:
-    """Take files (and zip archives of files) in; each is read in the background.
+    """Returns what became of each file, also of those in zip archives; they are read in the background.
 
     Those refused at once come back as failed. A changed file of a known name is a new version of its document.
     """
@@ -89,7 +89,7 @@ def upload(
     return Uploaded(data=out)
 
 
-@router.get("", summary="List documents")
+@router.get("", summary="List the documents that the caller sees.")
 def list_documents(
     runtime: RuntimeDep,
     sight: SightDep,
@@ -97,27 +97,27 @@ def list_documents(
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
 ) -> DocumentList:
-    """Latest first, a page at a time."""
+    """Returns a page of documents, latest first, with how reading each goes."""
     rows = [_describe(row) for row in runtime.documents.latest(sight, collection, offset=offset, limit=limit)]
     return DocumentList(data=rows, total=runtime.documents.count(sight, collection), offset=offset, limit=limit)
 
 
-@router.get("/reindex", summary="Plan reading anew")
+@router.get("/reindex", summary="Tell which documents would be read anew, and what that takes.")
 def plan(runtime: RuntimeDep, sight: SightDep) -> PlanView:
-    """Which documents were cut or embedded otherwise than now, and what reading them anew would take."""
+    """Returns those that were cut or embedded otherwise than now, with the chunks, seconds and cost of reading them."""
     return PlanView(**asdict(runtime.planner.stale(sight)))
 
 
-@router.post("/reindex", status_code=202, summary="Read documents anew")
+@router.post("/reindex", status_code=202, summary="Read documents anew, as they would be cut and embedded now.")
 def reindex(runtime: RuntimeDep, sight: SightDep, body: ReindexBody | None = None) -> Chosen:
-    """Those named, or those that the plan names."""
+    """Returns the documents that are read anew: those named, or those that the plan names."""
     named = body.documents if body is not None else None
     chosen = runtime.planner.stale(sight).documents if named is None else named
     runtime.documents.reread(chosen, sight)
     return Chosen(documents=chosen)
 
 
-@router.get("/{document_id}", summary="Read a document")
+@router.get("/{document_id}", summary="Get a document with its chunks.")
 def get(
     document_id: Text,
     runtime: RuntimeDep,
@@ -126,7 +126,7 @@ def get(
     after: Annotated[int, Query(ge=-1, le=MOST, description="Position of the last chunk already seen.")] = -1,
     limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS)] = 200,
 ) -> DocumentDetail:
-    """With chunks of its version in force, or of another, some at a time."""
+    """Returns its state and some chunks of its version in force, or of another; `next` leads on."""
     document = runtime.documents.get(document_id, sight)
     chunks = runtime.documents.chunks(document_id, sight, version, after=after, limit=limit + 1)
     shown = chunks[:limit]
@@ -139,42 +139,42 @@ def get(
     )
 
 
-@router.get("/{document_id}/versions", summary="List a document's versions")
+@router.get("/{document_id}/versions", summary="List the versions of a document.")
 def versions(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> VersionList:
-    """Latest first."""
+    """Returns every content that it had, latest first."""
     found = runtime.documents.versions(document_id, sight)
     return VersionList(data=[VersionView.model_validate(version, from_attributes=True) for version in found])
 
 
-@router.get("/{document_id}/versions/{number}/changes", summary="Compare a version with the one before")
+@router.get("/{document_id}/versions/{number}/changes", summary="Compare a version of a document with the one before.")
 def changes(
     document_id: Text, number: Annotated[int, Path(ge=1, le=MOST)], runtime: RuntimeDep, sight: SightDep
 ) -> ChangeView:
-    """What a version's text added and removed."""
+    """Returns the passages that it added and removed, and how many it kept."""
     return ChangeView(**asdict(runtime.documents.changes(document_id, number, sight)))
 
 
-@router.put("/{document_id}/collections", summary="Put a document into collections")
+@router.put("/{document_id}/collections", summary="Put a document into collections.")
 def collect(document_id: Text, runtime: RuntimeDep, sight: SightDep, body: CollectionsBody) -> CollectionNames:
-    """Into these and none of the others that are seen; nothing is embedded again."""
+    """Returns those that it is in now: these, and none of the others that are seen; nothing is embedded again."""
     return CollectionNames(collections=runtime.collections.assign(document_id, body.collections, sight))
 
 
-@router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again")
+@router.post("/{document_id}/retry", status_code=202, summary="Read a failed document again.")
 def retry(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> DocumentView:
-    """Its latest version."""
+    """Returns the document, whose latest version is read."""
     runtime.documents.retry(document_id, sight)
     return _describe(runtime.documents.get(document_id, sight))
 
 
-@router.post("/{document_id}/cancel", status_code=202, summary="Stop reading a document")
+@router.post("/{document_id}/cancel", status_code=202, summary="Stop reading a document.")
 def cancel(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> DocumentView:
-    """A version in force stays."""
+    """Returns the document; a version in force stays."""
     runtime.documents.cancel(document_id, sight)
     return _describe(runtime.documents.get(document_id, sight))
 
 
-@router.delete("/{document_id}", status_code=204, summary="Delete a document")
+@router.delete("/{document_id}", status_code=204, summary="Delete a document with all its versions.")
 def delete(document_id: Text, runtime: RuntimeDep, sight: SightDep) -> None:
-    """In whatever state it is."""
+    """Returns nothing; it is deleted in whatever state it is."""
     runtime.documents.delete(document_id, sight)

@@ -71,6 +71,13 @@ class RunView(BaseModel):
     finished: float | None
 
 
+class RunList(BaseModel):
+    """The latest runs, latest first; `total` is how many there are in all."""
+
+    data: list[RunView]
+    total: int
+
+
 class JobDetail(JobView):
     """A job with its latest runs, latest first."""
 
@@ -94,57 +101,77 @@ def _run(run: JobRun) -> RunView:
     return RunView.model_validate(run, from_attributes=True)
 
 
-@router.get("", summary="List jobs")
+@router.get("", summary="List the jobs.")
 def find(
     runtime: RuntimeDep,
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
 ) -> JobList:
-    """Latest first, a page at a time."""
+    """Returns a page of jobs, latest first, without their prompts."""
     jobs = runtime.jobs
     rows = [_job(jobs, job) for job in jobs.find(offset=offset, limit=limit)]
     return JobList(data=rows, total=jobs.count(), offset=offset, limit=limit)
 
 
-@router.post("", status_code=201, summary="Make a job", dependencies=[Depends(json_only)])
+@router.post("", status_code=201, summary="Make a job of many prompts.", dependencies=[Depends(json_only)])
 def create(body: JobBody, runtime: RuntimeDep) -> JobView:
-    """It runs by its schedule, or when it is told to."""
+    """Returns the job, which runs by its schedule, or when it is told to."""
     return _job(runtime.jobs, runtime.jobs.create(**body.model_dump()))
 
 
-@router.get("/{job_id}", summary="Read a job")
+@router.get("/runs", summary="List the latest runs of all jobs.")
+def runs(runtime: RuntimeDep, limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100) -> RunList:
+    """Returns how each of them went or goes, latest first; `total` is how many there are."""
+    found = [_run(run) for run, _ in runtime.jobs.recent(limit)]
+    return RunList(data=found, total=runtime.jobs.run_count())
+
+
+@router.get("/runs/{run_id}", summary="Get a run.")
+def get_run(run_id: Text, runtime: RuntimeDep) -> RunView:
+    """Returns how far it is, and what it cost so far."""
+    return _run(runtime.jobs.progress(run_id))
+
+
+@router.delete("/runs/{run_id}", status_code=204, summary="Delete a run with its results.")
+def delete_run(run_id: Text, runtime: RuntimeDep) -> None:
+    """Returns nothing; one that goes on ends at once, and its job stays."""
+    runtime.jobs.progress(run_id)
+    runtime.jobs.delete_run(run_id)
+
+
+@router.get("/{job_id}", summary="Get a job with its latest runs.")
 def get(job_id: Text, runtime: RuntimeDep) -> JobDetail:
-    """With its latest runs."""
+    """Returns how each of them went or goes, latest first."""
     job = _job(runtime.jobs, runtime.jobs.get(job_id))
     return JobDetail(**job.model_dump(), runs=[_run(run) for run in runtime.jobs.runs(job_id)])
 
 
-@router.delete("/{job_id}", status_code=204, summary="Delete a job")
+@router.delete("/{job_id}", status_code=204, summary="Delete a job with its runs.")
 def delete(job_id: Text, runtime: RuntimeDep) -> None:
-    """With its schedule, runs and results."""
+    """Returns nothing; its schedule, prompts, runs and results are gone."""
     runtime.jobs.get(job_id)
     runtime.jobs.delete(job_id)
 
 
-@router.post("/{job_id}/runs", status_code=202, summary="Run a job now")
+@router.post("/{job_id}/runs", status_code=202, summary="Run a job now.")
 def run(job_id: Text, runtime: RuntimeDep) -> RunView:
-    """Refused while a run of it goes on."""
+    """Returns the run that has begun; refused while one goes on."""
     return _run(runtime.jobs.run(job_id))
 
 
-@router.post("/runs/{run_id}/cancel", status_code=202, summary="Cancel a run")
+@router.post("/runs/{run_id}/cancel", status_code=202, summary="Cancel a run.")
 def cancel(run_id: Text, runtime: RuntimeDep) -> RunView:
-    """Finished results stay."""
+    """Returns the run, which has ended; results that were finished stay."""
     runtime.jobs.cancel(run_id)
     return _run(runtime.jobs.progress(run_id))
 
 
 @router.get(
-    "/runs/{run_id}/results", summary="Download the results of a run", response_class=StreamingResponse,
+    "/runs/{run_id}/results", summary="Download the results of a run.", response_class=StreamingResponse,
     responses={200: {"description": "JSON Lines.", "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )  # fmt: skip
 async def results(run_id: Text, runtime: RuntimeDep) -> StreamingResponse:
-    """What is finished so far, a line for each prompt, in the order of the prompts."""
+    """Returns what is finished so far as JSON Lines, one for each prompt, in the order of the prompts."""
     pages = await room.run(lambda: runtime.jobs.result_pages(run_id))
 
     async def stream() -> AsyncIterator[str]:

@@ -17,7 +17,7 @@ from backend.knowledge.search import MODES
 router = APIRouter(prefix="/api/search", tags=["Documents"], route_class=Room(8).route_class())
 
 
-@router.get("", summary="Search the documents")
+@router.get("", summary="Search the documents for a question.")
 def search(
     q: Text,
     runtime: RuntimeDep,
@@ -26,7 +26,7 @@ def search(
     mode: Text | None = None,
     count: Annotated[int, Query(ge=1, le=50)] = 5,
 ) -> Hits:
-    """The best chunks for a question, with what their scores are made of and how much was looked at."""
+    """Returns the best chunks, with what their scores are made of and how much was looked at."""
     if not q.strip():
         raise InvalidInputError("The question is empty.", param="q")
     if mode is not None and mode not in MODES:

@@ -59,17 +59,17 @@ def _switches(runtime: Runtime) -> SwitchState:
     )
 
 
-@router.get("", summary="Read the switches")
+@router.get("", summary="Read the state of every optimization.")
 def get_switches(runtime: RuntimeDep) -> SwitchState:
-    """Every optimization's state, what it does, and when a change acts."""
+    """Returns the switches asked for, the weights that serve, and what each switch does and when it acts."""
     return _switches(runtime)
 
 
-@router.patch("", summary="Change switches")
+@router.patch("", summary="Change some switches while the model serves.")
 def patch_switches(
     changes: Annotated[dict[str, Any], AfterValidator(check_text), Body()], runtime: RuntimeDep, caller: CallerDep
 ) -> SwitchState:
-    """Change some; the others stay.
+    """Returns the new state; switches that are not named stay.
 
     `stored` says whether the next start begins with them: they are stored once they are in force, which takes as long
     as weights need to be loaded, and a database that cannot be written now is tried again.

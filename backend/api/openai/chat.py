@@ -24,14 +24,14 @@ router = APIRouter()
 
 @router.post(
     "/chat/completions",
-    summary="Answer a conversation",
+    summary="Answer a conversation.",
     response_model=ChatCompletion,
     responses={200: {"content": STREAMED}},
 )
 async def chat_completions(
     body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep
 ) -> Response:
-    """Streamed or not; with `documents`, from the uploaded documents with citations."""
+    """Returns the answer whole or, with `stream`, as it is written; with `documents`, from them and with citations."""
     body.model = generating_model(body.model, runtime.settings)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidInputError("top_logprobs needs logprobs to be true.", param="top_logprobs")

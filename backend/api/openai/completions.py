@@ -25,12 +25,12 @@ DEFAULT_MAX_TOKENS = 16
 
 @router.post(
     "/completions",
-    summary="Continue one text or several",
+    summary="Continue one text or several.",
     response_model=Completion,
     responses={200: {"content": STREAMED}},
 )
 async def completions(body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
-    """Streamed or not; with `echo` and `logprobs`, the prompt's own log probabilities come first."""
+    """Returns the continuations, whole or streamed; with `echo` and `logprobs` the prompt's log probabilities first."""
     body.model = generating_model(body.model, runtime.settings)
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if most < 1 and not (body.echo and most == 0):

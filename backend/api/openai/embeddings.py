@@ -19,9 +19,9 @@ router = APIRouter(route_class=Room(16).route_class())
 MOST_INPUTS = 2048
 
 
-@router.post("/embeddings", summary="Embed one input or several")
+@router.post("/embeddings", summary="Embed one input or several.")
 def create_embeddings(body: EmbeddingBody, runtime: RuntimeDep) -> EmbeddingList:
-    """Texts that were embedded before are not computed again.
+    """Returns a vector for each input; texts that were embedded before are not computed again.
 
     Token ids are those of this embedding model's own tokenizer: ids of another tokenizer cannot be told from them and
     would be read as other words.

@@ -15,17 +15,17 @@ router = APIRouter()
 
 
 @router.head("/models", include_in_schema=False)
-@router.get("/models", summary="List the models that are served")
+@router.get("/models", summary="List the models that are served.")
 async def list_models(runtime: RuntimeDep) -> ModelList:
-    """The language model and the embedding model."""
+    """Returns the language model and the embedding model."""
     names = (runtime.settings.served_model, runtime.settings.served_embedding_model)
     return ModelList(data=[_model(runtime, name) for name in names])
 
 
 @router.head("/models/{name}", include_in_schema=False)
-@router.get("/models/{name}", summary="Describe one model")
+@router.get("/models/{name}", summary="Describe one model that is served.")
 async def get_model(name: Text, runtime: RuntimeDep) -> Model:
-    """One of the models that are served."""
+    """Returns its name and since when it is served."""
     settings = runtime.settings
     return _model(runtime, served_name(name, settings.served_model, settings.served_embedding_model))
 
