@@ -117,7 +117,7 @@ def figure(chart: Chart, height: int = 260) -> go.Figure:
 
 def flattened(values: Iterable[float | None]) -> bool:
     """Whether one outlier would press all other values flat against the axis."""
-    known = [value for value in values if value]
+    known = [value for value in values if value is not None]
     return len(known) > 4 and min(known) > 0 and max(known) > FLATTENED * statistics.median(known)
 
 
