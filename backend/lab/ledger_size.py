@@ -34,7 +34,8 @@ KEYS = ["", *(f"key{number}" for number in range(20))]
 def entries(count: int, days: float, now: int) -> Iterator[Entry]:
     """Made-up requests of every kind in order of time, the latest just now."""
     rng = random.Random(0)
-    outcomes = [Outcome.STOP] * 80 + [Outcome.LENGTH] * 10 + [Outcome.ABORT] * 4 + [Outcome.CACHED] * 5 + [Outcome.ERROR]
+    outcomes = [Outcome.STOP] * 80 + [Outcome.LENGTH] * 10 + [Outcome.ABORT] * 4 + [Outcome.CACHED] * 5
+    outcomes.append(Outcome.ERROR)
     gap = days * DAY * SECOND / count
     for number in range(count):
         end = now * SECOND - int((count - number) * gap)
