@@ -30,10 +30,14 @@ class Grounded(Protocol):
     @property
     def notice(self) -> str: ...  # noqa: D102
 
+    @property
+    def search_seconds(self) -> float: ...  # noqa: D102
+
 
 def grounded_request(grounded: Grounded, **more: Any) -> TextRequest:
     """A request over passages; `more` are the other fields of `TextRequest`."""
     return TextRequest(
         messages=grounded.messages, passages=grounded.passages, citations=tuple(grounded.citations),
-        corpus=grounded.corpus, reply=grounded.reply, notice=grounded.notice, **more,
+        corpus=grounded.corpus, reply=grounded.reply, notice=grounded.notice,
+        search_seconds=grounded.search_seconds, **more,
     )  # fmt: skip

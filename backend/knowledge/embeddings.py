@@ -21,6 +21,7 @@ from backend.engine.protocol import EmbeddingFailedError, EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.chunk import normalize
 from backend.knowledge.kept_vectors import KeptVectors
+from backend.metering.account import Account
 from backend.metering.entry import Asked
 from backend.metering.ledger import Ledger
 from backend.store.database import Database
@@ -38,12 +39,13 @@ class _AbandonedError(Exception):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors in the order of the texts, and how many had to be computed."""
+    """Vectors in the order of the texts, how many had to be computed, and what that cost in US dollars."""
 
     vectors: np.ndarray
     computed: int
     reused: int
     tokens: int
+    cost: float
 
 
 @dataclass(slots=True)
@@ -129,8 +131,8 @@ class EmbeddingService:
         asked = Asked(new_id(), source, path, self.model, key_id, tenant, self._engine.in_force)
         work, started = _Work(), time.monotonic()
 
-        def record(reused: int, error: str = "") -> None:
-            self._ledger.record_embedding(
+        def record(reused: int, error: str = "") -> Account:
+            return self._ledger.record_embedding(
                 asked, computed_tokens=work.tokens, reused_tokens=reused, seconds=work.seconds,
                 latency=time.monotonic() - started, error=error,
             )  # fmt: skip
@@ -146,8 +148,8 @@ class EmbeddingService:
                 work.seconds += error.seconds
             record(0, str(error) or type(error).__name__)
             raise
-        record(tokens - work.tokens)
-        return Embedded(vectors, work.texts, len(texts) - work.texts, tokens)
+        account = record(tokens - work.tokens)
+        return Embedded(vectors, work.texts, len(texts) - work.texts, tokens, account.cost)
 
     @property
     def missing(self) -> UnavailableError | None:

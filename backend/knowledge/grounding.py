@@ -42,6 +42,7 @@ class Grounding:
         corpus: what was searched: the index's version, and the documents where they are not all.
         reply: what to say instead of asking the model, where nothing was found.
         left_out_turns, left_out_passages: what did not fit the context beside the answer.
+        search_seconds: what finding the passages took.
     """
 
     messages: Turns
@@ -51,6 +52,7 @@ class Grounding:
     reply: str | None = None
     left_out_turns: int = 0
     left_out_passages: int = 0
+    search_seconds: float = 0.0
 
     @property
     def notice(self) -> str:

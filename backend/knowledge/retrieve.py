@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
@@ -118,20 +119,22 @@ class Retriever:
         Raises:
             InvalidInputError: there is nothing to answer from.
         """
-        among = self._among(question, collection, sight)
+        among, started = self._among(question, collection, sight), time.perf_counter()
         hits = self.hits(self._rank(question, among, None, source), PASSAGES, sight)
+        seconds = time.perf_counter() - started
         if not hits:
             raise InvalidInputError(
                 "There is no ready document to answer from. Upload one, or switch off answering from documents."
             )
         corpus = _corpus(self._index_version.value, among)
         if not history and not self.about(hits):
-            return Grounding([], [], reply=UNKNOWN, corpus=corpus)
+            return Grounding([], [], reply=UNKNOWN, corpus=corpus, search_seconds=seconds)
         hits = [hit for hit in hits if hit.score >= CUT_OFF * hits[0].score]
-        return fitted(
+        grounding = fitted(
             question, history, hits, system, count=lambda messages: len(self._texts.text().encode_chat(messages)),
             context=self._engine.known().max_model_len, answer=max_tokens, corpus=corpus,
         )  # fmt: skip
+        return replace(grounding, search_seconds=seconds)
 
 
 def _corpus(index_version: int, documents: Iterable[str] | None) -> str:

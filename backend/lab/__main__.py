@@ -1,4 +1,4 @@
-"""Programs of the lab that measure the whole product: `python -m backend.lab retrieval|reuse …`.
+"""Programs of the lab that measure the whole product: `python -m backend.lab retrieval|reuse|savings …`.
 
 The only module of the lab that knows how the product is put together; the others are given it, opened.
 """
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend.lab import retrieval, reuse
+from backend.lab import retrieval, reuse, savings
 from backend.runtime import Runtime, close_runtime, open_runtime
 from backend.settings import Settings
 
-PROGRAMS = {"retrieval": retrieval, "reuse": reuse}
+PROGRAMS = {"retrieval": retrieval, "reuse": reuse, "savings": savings}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from backend.knowledge.index import KnowledgeIndex
 from backend.knowledge.retrieve import Retriever
 from backend.knowledge.samples import Samples
 from backend.knowledge.uploads import Uploads
+from backend.metering.ledger import Ledger
 from backend.switchboard.service import Switchboard
 
 
@@ -21,6 +22,7 @@ class Product(Protocol):
     engine: EngineClient
     switchboard: Switchboard
     generations: GenerationService
+    ledger: Ledger
     uploads: Uploads
     samples: Samples
     documents: Documents

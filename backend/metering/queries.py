@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, case, func, select
 
 from backend.metering import histogram
 from backend.metering.entry import DOLLAR, SECOND
@@ -31,6 +31,7 @@ ANSWERED = (State.OK,)
 SPAN = MachineSpan.__table__  # type: ignore[attr-defined]
 COLUMNS = {"ttft": "ttft_ns", "tpot": "tpot_ns", "latency": "latency_ns", "queue": "queue_ns"}
 MOST_BUCKETS = 5000
+APART = (Population.IDLE, Population.EMBEDDING)
 
 
 class LedgerQueries:
@@ -185,8 +186,9 @@ class LedgerQueries:
     def _summed(table: Any) -> Any:
         count = func.sum(table.c.requests) if table is ROLLUP else func.count()
         sums = [func.sum(table.c[name]).label(name) for name in SUMMED]
-        group = (table.c.population, table.c.state)
-        return select(*group, count.label("requests"), *sums).group_by(*group)
+        rest = case((table.c.population.in_(APART), table.c.population), else_=Population.API)
+        group = (rest, table.c.state)  # the fewest rows: populations that are summed alike are one
+        return select(rest.label("population"), table.c.state, count.label("requests"), *sums).group_by(*group)
 
     def _rows(self, query: Any, populations: Collection[str], table: Any) -> list[Row[Any]]:
         if len(populations) < len(EVERYONE):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 
 from backend.metering.entry import DOLLAR, SECOND, Entry
 from backend.metering.rollup import ENTRY, entry_of
@@ -90,26 +90,18 @@ class RequestList:
             search: the beginning of a request's id, or a key's id.
         """
         limit = max(min(limit, MOST), 0)
-        where = []
+        where = [ENTRY.c.population != Population.IDLE]
         if since is not None:
             where.append(ENTRY.c.finished_ns >= int(since * SECOND))
         if until is not None:
             where.append(ENTRY.c.finished_ns < int(until * SECOND))
-        if search.strip():
-            start = search.strip()
-            begins = ENTRY.c.request_id.between(start, f"{start}\uffff")
-            where.append(or_(begins, ENTRY.c.key_id == start))
-        found: list[tuple[int, int]] = []
+        found: set[tuple[int, int]] = set()
         with self._database.session() as session:
             connection = session.connection()
-            # Each is a walk along an index that ends after `limit` rows; a list over all would be sorted whole.
-            for population in set(populations or REQUESTS) & set(REQUESTS):
-                for state in states or State:
-                    query = select(ENTRY.c.finished_ns, ENTRY.c.id).where(
-                        ENTRY.c.population == population, ENTRY.c.state == state, *where
-                    )
-                    query = query.order_by(ENTRY.c.finished_ns.desc(), ENTRY.c.id.desc()).limit(offset + limit)
-                    found += [(row[0], row[1]) for row in connection.execute(query)]
+            for one in _walks(search.strip(), populations, states):
+                query = select(ENTRY.c.finished_ns, ENTRY.c.id).where(*where, *one)
+                query = query.order_by(ENTRY.c.finished_ns.desc(), ENTRY.c.id.desc()).limit(offset + limit)
+                found.update((row[0], row[1]) for row in connection.execute(query))
             ids = [row[1] for row in heapq.nlargest(offset + limit, found)[offset:]]
             rows = connection.execute(select(ENTRY).where(ENTRY.c.id.in_(ids))).mappings().all()
         by_id = {row["id"]: row for row in rows}
@@ -125,3 +117,23 @@ class RequestList:
             entry = entry_of(row)
             state = session.get(SwitchState, entry.switches) if entry.switches else None
             return Request(entry, session.get(PriceVersion, entry.price_id), state.switches if state else None)
+
+
+def _walks(
+    search: str, populations: Collection[Population] | None, states: Collection[State] | None
+) -> Iterator[tuple[Any, ...]]:
+    """Conditions that together find what is asked for, each by a walk along an index that ends after enough rows.
+
+    One condition over all of it would have the database sort everything that is found.
+    """
+    if search:
+        rest: list[Any] = [] if populations is None else [ENTRY.c.population.in_(populations)]
+        rest += [] if states is None else [ENTRY.c.state.in_(states)]
+        yield ENTRY.c.request_id.between(search, f"{search}\uffff"), *rest
+        yield ENTRY.c.key_id == search, *rest
+    elif states is None and (populations is None or set(REQUESTS) <= set(populations)):
+        yield ()
+    else:
+        for population in set(populations or REQUESTS) & set(REQUESTS):
+            for state in states or State:
+                yield ENTRY.c.population == population, ENTRY.c.state == state

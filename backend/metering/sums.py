@@ -108,31 +108,31 @@ class Balance:
     booked: int
 
 
+COUNTED = tuple(name for name in SUMMED if name not in ("prompt_tokens", "cached_tokens", "output_tokens"))
+ENDED = {State.FAILED: "failed", State.CANCELLED: "cancelled", State.CACHED: "repeated"}
+
+
 def total(rows: Iterable[Any]) -> Sums:
-    """Of rows that have a population, a state, a number of requests and every column of `rollup.SUMMED`."""
+    """Of rows (population, state, number of requests, and the columns of `rollup.SUMMED` in order)."""
     out: dict[str, int] = dict.fromkeys((f.name for f in fields(Sums)), 0)
-    for row in rows:
-        population, state = Population(row.population), State(row.state)
-        values = {name: int(getattr(row, name)) for name in SUMMED}
-        prompt, cached, written = (values.pop(name) for name in ("prompt_tokens", "cached_tokens", "output_tokens"))
-        if population is Population.IDLE:
-            out["idle_ns"] += values["compute_ns"]
-            out["idle_cost"] += values["cost"]
+    for population, state, requests, prompt, cached, written, *values in (row[: 3 + len(SUMMED)] for row in rows):
+        if population == Population.IDLE:
+            out["idle_ns"] += int(values[COUNTED.index("compute_ns")])
+            out["idle_cost"] += int(values[COUNTED.index("cost")])
             continue
-        for name, value in values.items():
-            out[name] += value
-        out["requests"] += int(row.requests)
-        kind = {State.FAILED: "failed", State.CANCELLED: "cancelled", State.CACHED: "repeated"}.get(state)
-        if kind is not None:
-            out[kind] += int(row.requests)
-        if population is Population.EMBEDDING:
-            out["embedded_tokens"] += prompt - cached
-            out["reused_tokens"] += cached
-        elif state is State.CACHED:
-            out["repeated_prompt_tokens"] += prompt
-            out["repeated_output_tokens"] += written
+        for name, value in zip(COUNTED, values, strict=True):
+            out[name] += int(value)
+        out["requests"] += int(requests)
+        if state in ENDED:
+            out[ENDED[state]] += int(requests)
+        if population == Population.EMBEDDING:
+            out["embedded_tokens"] += int(prompt) - int(cached)
+            out["reused_tokens"] += int(cached)
+        elif state == State.CACHED:
+            out["repeated_prompt_tokens"] += int(prompt)
+            out["repeated_output_tokens"] += int(written)
         else:
-            out["prompt_tokens"] += prompt
-            out["cached_tokens"] += cached
-            out["output_tokens"] += written
+            out["prompt_tokens"] += int(prompt)
+            out["cached_tokens"] += int(cached)
+            out["output_tokens"] += int(written)
     return Sums(**out)

@@ -24,9 +24,11 @@ from tests.generation.standin import StandInEngine
 class Room:
     """A generation service and what stands around it."""
 
-    def __init__(self, folder: Path, text: TextModel, *, context: int = 2048, most: int = 100) -> None:
+    def __init__(
+        self, folder: Path, text: TextModel, *, context: int = 2048, most: int = 100, busy_ms: int = 20
+    ) -> None:
         self.database = Database(f"sqlite:///{folder / 'room.sqlite3'}")
-        event.listen(self.database.engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=20"))
+        event.listen(self.database.engine, "connect", lambda c, _: c.execute(f"PRAGMA busy_timeout={busy_ms}"))
         self.database.migrate()
         self.engine = StandInEngine(text, context)
         self.metrics = Metrics(self.engine)

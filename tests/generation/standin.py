@@ -60,8 +60,8 @@ class StandInEngine:
             self._sinks[request_id](Token(token, None))
         self._end(request_id, "stop", len(ids))
 
-    def fail(self, request_id: str, why: str, kind: str = "unavailable") -> None:
-        self._sinks.pop(request_id)(Failed(request_id, why, kind))
+    def fail(self, request_id: str, why: str, kind: str = "unavailable", usage: Usage | None = None) -> None:
+        self._sinks.pop(request_id)(Failed(request_id, why, kind, usage))
 
     def _end(self, request_id: str, reason: str, output: int) -> None:
         sink = self._sinks.pop(request_id, None)

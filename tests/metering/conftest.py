@@ -13,6 +13,6 @@ from tests.generation.conftest import Room
 
 @pytest.fixture
 def room(tmp_path: Path, chat_folder: Path) -> Iterator[Room]:
-    room = Room(tmp_path, TextModel(chat_folder))
+    room = Room(tmp_path, TextModel(chat_folder), busy_ms=30_000)
     yield room
     room.close()

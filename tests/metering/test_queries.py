@@ -208,4 +208,5 @@ def test_no_list_and_no_sum_reads_the_whole_ledger(queries: LedgerQueries, datab
     with database.engine.connect() as connection:
         for statement, parameters in statements:
             plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all())
-            assert "SCAN ledger_" not in plan, (statement, plan)
+            walk = "SCAN ledger_entry USING INDEX ix_ledger_entry_finished" in plan and "TEMP B-TREE" not in plan
+            assert walk or "SCAN ledger_" not in plan, (statement, plan)  # a walk ends after a page

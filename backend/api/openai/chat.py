@@ -21,6 +21,9 @@ from backend.runtime import Runtime
 
 router = APIRouter()
 
+GROUNDED = ("messages", "passages", "corpus", "reply", "search_seconds")
+"""What a request takes of a grounding as it is."""
+
 
 @router.post(
     "/chat/completions",
@@ -45,6 +48,7 @@ async def chat_completions(
         stop=body.stops(),
         path=body.path,
         tenant=caller.tenant,
+        key_id=caller.id,
     )
     generations = await start(runtime, body, [prompt])
     return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
@@ -66,7 +70,7 @@ async def _source(body: ChatCompletionBody, runtime: Runtime, sight: Sight) -> d
                 question, turns[:-1], collection, "\n\n".join(systems), sight, source="api", max_tokens=body.most
             )
         )
-        source = {name: getattr(grounding, name) for name in ("messages", "passages", "corpus", "reply")}
+        source = {name: getattr(grounding, name) for name in GROUNDED}
         source["citations"] = tuple(grounding.citations)
     if len(turns) == 1:
         source |= {"question": turns[0]["content"], "likeness_scope": str([body.documents, *systems])}

@@ -43,7 +43,8 @@ async def completions(body: CompletionBody, request: Request, runtime: RuntimeDe
     sampling = body.sampling(body.logprobs, scored)
     prompts = [
         TextRequest(
-            **source, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, tenant=caller.tenant
+            **source, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, tenant=caller.tenant,
+            key_id=caller.id,
         )
         for source in _sources(body)
     ]

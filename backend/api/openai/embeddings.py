@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from backend.api.deps import RuntimeDep
+from backend.api.deps import CallerDep, RuntimeDep
 from backend.api.openai.models import embedding_model
 from backend.api.openai.schemas import EmbeddingBody, EmbeddingList, EmbeddingRow, EmbeddingUsage
+from backend.api.openai.usage import cost_header
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime
@@ -20,7 +21,9 @@ MOST_INPUTS = 2048
 
 
 @router.post("/embeddings", summary="Embed one input or several.")
-def create_embeddings(body: EmbeddingBody, runtime: RuntimeDep) -> EmbeddingList:
+def create_embeddings(
+    body: EmbeddingBody, runtime: RuntimeDep, caller: CallerDep, response: Response
+) -> EmbeddingList:
     """Returns a vector for each input; texts that were embedded before are not computed again.
 
     Token ids are those of this embedding model's own tokenizer: ids of another tokenizer cannot be told from them and
@@ -35,7 +38,10 @@ def create_embeddings(body: EmbeddingBody, runtime: RuntimeDep) -> EmbeddingList
         raise InvalidInputError("The input is empty.", param="input")
     if len(texts) > MOST_INPUTS:
         raise InvalidInputError(f"At most {MOST_INPUTS} inputs are taken at once.", param="input")
-    embedded = runtime.embeddings.embed(texts, source="api", truncate=False)
+    embedded = runtime.embeddings.embed(
+        texts, source="api", truncate=False, key_id=caller.id, tenant=caller.tenant
+    )
+    response.headers.update(cost_header(embedded.cost))
     data = [
         EmbeddingRow(index=i, embedding=_encode(vector, body.encoding_format))
         for i, vector in enumerate(embedded.vectors)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from backend.api.openai.schemas import Sampling
-from backend.api.openai.usage import system_fingerprint, usage
+from backend.api.openai.usage import cost, cost_header, system_fingerprint, usage
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, error_body
 from backend.generation.request import TextRequest
@@ -115,7 +115,8 @@ async def respond(
             raise generation.error
     # Log probabilities name every token's text: too much for the thread that all connections share.
     choices = await CHATS.run(lambda: [shape.whole(i, generation) for i, generation in enumerate(generations)])
-    return JSONResponse({**head, "object": shape.kind, "choices": choices, "usage": usage(generations, n)})
+    answer = {**head, "object": shape.kind, "choices": choices, "usage": usage(generations, n)}
+    return JSONResponse(answer, headers=cost_header(cost(generations)))
 
 
 async def _wait(request: Request, generations: list[Generation]) -> None:
@@ -195,7 +196,7 @@ async def _events(
             elif piece.text or piece.logprob:
                 yield event([shape.delta(index, generation, piece)])
         if counted is not None:
-            yield event([], usage=usage(generations, counted))
+            yield event([], usage={**usage(generations, counted), "cost": cost(generations)})
         yield "data: [DONE]\n\n"
     finally:
         for task in pumps:

@@ -28,6 +28,16 @@ def usage(generations: list[Generation], n: int) -> dict[str, Any]:
     }
 
 
+def cost_header(dollars: float) -> dict[str, str]:
+    """What a response says it cost, in US dollars to the nano-dollar: the cost of its entries in the ledger."""
+    return {"x-tenfold-cost": f"{dollars:.9f}"}
+
+
+def cost(generations: list[Generation]) -> float:
+    """US dollars of all of them."""
+    return round(sum(each.account.cost for each in generations if each.account is not None), 9)
+
+
 def system_fingerprint(runtime: Runtime) -> str:
     """Stands for the weights and the form they are held in: what else than the request decides an answer."""
     applied = runtime.engine.applied

@@ -66,6 +66,7 @@ class EntryRow(SQLModel, table=True):
     __tablename__ = "ledger_entry"
     __table_args__ = (
         Index("ix_ledger_entry_finished", "finished_ns"),
+        Index("ix_ledger_entry_key", "key_id", "finished_ns"),
         Index("ix_ledger_entry_whose", "population", "state", "finished_ns"),
     )
     id: int | None = Field(default=None, primary_key=True)

@@ -41,6 +41,7 @@ def upgrade() -> None:
     )
     op.create_index('ix_ledger_entry_request_id', 'ledger_entry', ['request_id'])
     op.create_index('ix_ledger_entry_finished', 'ledger_entry', ['finished_ns'])
+    op.create_index('ix_ledger_entry_key', 'ledger_entry', ['key_id', 'finished_ns'])
     op.create_index('ix_ledger_entry_whose', 'ledger_entry', ['population', 'state', 'finished_ns'])
     op.create_table('ledger_rollup',
     *numbers('seconds', 'start'),
