@@ -52,7 +52,7 @@ class ReadingTimes:
 
     def fit(self) -> tuple[float, float, float]:
         """Seconds of a step, of a token and of a token looked back at; zeros while nothing is known."""
-        best, least = np.zeros(3), np.inf
+        best, least = np.zeros(3), float("inf")
         if not self._count:
             return 0.0, 0.0, 0.0
         for part in PARTS:
@@ -62,7 +62,7 @@ class ReadingTimes:
             found = np.linalg.solve(square, self._products[list(part)] / scale) / scale
             whole = np.zeros(3)
             whole[list(part)] = found
-            error = max(self._count - 2 * whole @ self._products + whole @ self._squares @ whole, 1e-12)
+            error = max(float(self._count - 2 * whole @ self._products + whole @ self._squares @ whole), 1e-12)
             if (found >= 0).all() and error * WORTH < least:
                 best, least = whole, error
         return float(best[0]), float(best[1]), float(best[2]) / 1000
