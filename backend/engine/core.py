@@ -256,6 +256,7 @@ class EngineCore:
     def _charge(self, scheduled: list[Scheduled], elapsed: float) -> None:
         self.statistics.charge(scheduled, elapsed)
         self.statistics.step_times.learn(scheduled, elapsed)
+        self.statistics.reading_times.learn(scheduled, elapsed, self.serving.decoder.variant)
         reading = [item.tokens for item in scheduled if item.reads]
         self.scheduler.pacing.learn(len(scheduled) - len(reading), sum(reading), elapsed)
 
@@ -267,5 +268,8 @@ class EngineCore:
             if not seq.first_token:
                 seq.first_token = now
                 self.statistics.cached_tokens += max(seq.cached_tokens, 0)
+                seq.cached_seconds = self.statistics.reading_times.seconds(
+                    seq.cached_tokens, seq.prompt_len, self.scheduler.token_budget
+                )
         self.statistics.output_tokens += len(produced)
         self.emit(StepOutput([(seq.request_id, token, logprob) for seq, token, logprob in produced]))

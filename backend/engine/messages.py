@@ -152,6 +152,7 @@ class Usage:
         drafted_tokens, accepted_tokens: guesses that were checked for it, and those that were right.
         speculation_seconds: machine time that right guesses saved it, less what checking all of them took; below 0
             where they were not worth it, 0 where no step without guesses was measured to compare with.
+        cached_seconds: what reading the cached tokens would have taken, as steps went then; 0 where none was measured.
     """
 
     prompt_tokens: int
@@ -167,6 +168,7 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     speculation_seconds: float = 0.0
+    cached_seconds: float = 0.0
 
     @property
     def compute_seconds(self) -> float:

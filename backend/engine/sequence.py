@@ -69,7 +69,7 @@ class Sequence:
         self.segments = () if asked else request.segments
         self.recompute: Recompute | None = None
         self.cached_tokens = -1  # prompt tokens reused on first admission; -1 until admitted
-        self.prefill_seconds = self.decode_seconds = self.speculation_seconds = 0.0
+        self.prefill_seconds = self.decode_seconds = self.speculation_seconds = self.cached_seconds = 0.0
         self.drafted_tokens = self.accepted_tokens = 0
         self.arrival = request.arrival or time.monotonic()
         self.scheduled = 0.0
@@ -147,4 +147,5 @@ class Sequence:
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
             speculation_seconds=self.speculation_seconds,
+            cached_seconds=self.cached_seconds,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from backend.engine.messages import REALTIME, Stats
+from backend.engine.reading_times import ReadingTimes
 
 if TYPE_CHECKING:
     from backend.engine.scheduler import Scheduled, Scheduler
@@ -55,6 +56,7 @@ class Statistics:
     embedded_texts: int = 0
     embedding_seconds: float = 0.0
     step_times: StepTimes = field(default_factory=StepTimes)
+    reading_times: ReadingTimes = field(default_factory=ReadingTimes)
     _process: psutil.Process = field(default_factory=psutil.Process)
 
     def charge(self, scheduled: list[Scheduled], elapsed: float) -> None:

@@ -123,7 +123,7 @@ class Charges:
             tpot_ns=None if ttft is None or further < 1 else (latency - ttft) // further,
             prompt_tokens=usage.prompt_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens,
             drafted_tokens=usage.drafted_tokens, accepted_tokens=usage.accepted_tokens,
-            avoided_prefix=self._cost(nanoseconds(self._rate(usage.variant).seconds(0, usage.cached_tokens))),
+            avoided_prefix=self._cost(nanoseconds(self._cached_seconds(usage))),
             avoided_speculation=self._cost(saved),
         )  # fmt: skip
 
@@ -139,6 +139,10 @@ class Charges:
 
     def _cost(self, duration_ns: int) -> int:
         return price_of(duration_ns, self.price.nano_per_hour)
+
+    def _cached_seconds(self, usage: EngineUsage) -> float:
+        """As the engine measured it, and until it has read anything, at the rate of what was read before."""
+        return usage.cached_seconds or self._rate(usage.variant).seconds(0, usage.cached_tokens)
 
     def _rate(self, variant: str) -> PrefillRate:
         with self._lock:

@@ -52,7 +52,7 @@ class MadeUpEngine:
         self.info = replace(
             INFO, embedding_fingerprint="f" * 32, embedding_max_tokens=256, embedding_dimension=DIMENSION
         )
-        self.switches = Switches()
+        self.switches = self.in_force = Switches()
         self.present = True
         self.calls: list[list[list[int]]] = []
         self.failures: list[BaseException] = []  # raised by the next calls
@@ -98,7 +98,7 @@ class Knowledge:
         event.listen(self.database.engine, "connect", _impatient)
         self.database.engine.dispose()
         self.engine = MadeUpEngine()
-        ledger: Any = SimpleNamespace(record_embedding=lambda *_, **__: None)
+        ledger: Any = SimpleNamespace(record_embedding=lambda *_, **__: SimpleNamespace(cost=0.0))
         engine: Any = self.engine
         self.embeddings = EmbeddingService(engine, lambda: tokenizer, self.database, ledger, "minilm")
         self.index = KnowledgeIndex(self.settings.index_dir, self.database, self.embeddings)
