@@ -120,7 +120,7 @@ class RequestList:
 
 
 def _walks(
-    search: str, populations: Collection[Population] | None, states: Collection[State] | None
+    search: str, populations: Collection[str] | None, states: Collection[str] | None
 ) -> Iterator[tuple[Any, ...]]:
     """Conditions that together find what is asked for, each by a walk along an index that ends after enough rows.
 

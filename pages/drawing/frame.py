@@ -43,6 +43,8 @@ STYLE = f"""<style>
 .frame .speed {{ min-width: 82px; }}
 [data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
 [data-testid=stMain] h2 {{ font-size: 26px; padding: 0.5rem 0; }}
+[class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 0; min-width: 160px; width: auto; }}
+[data-testid=stMetricValue] {{ font-size: 26px; }}
 /* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
 [data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); }}
 [data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}
@@ -55,6 +57,8 @@ STYLE = f"""<style>
   .frame {{ gap: 8px; padding-right: 44px; font-size: 13px; }}
   .frame .queue {{ display: none; }} .frame .speed {{ min-width: 0; }}
   [data-testid=stMainBlockContainer] {{ padding-left: 1rem; padding-right: 1rem; }}
+  [class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 40%; min-width: 40%; }}
+  [data-testid=stMetric] {{ padding: 0.6rem; }} [data-testid=stMetricValue] {{ font-size: 19px; }}
 }}
 </style>"""
 GREEN, YELLOW, RED = "#16a34a", "#d97706", "#dc2626"

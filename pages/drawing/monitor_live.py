@@ -46,7 +46,7 @@ def live(runtime: Runtime, span: int, shown: Filter, tables: bool) -> None:
         ("KV cache in use", _kv(runtime), _accepted(sums.drafted_tokens, sums.accepted_tokens)),
     ]
     for start in (0, 4):
-        with st.container(horizontal=True, key=f"tiles-{start}"):
+        with st.container(horizontal=True, key=f"live-{start}-tiles"):
             for label, value, below in tiles[start : start + 4]:
                 st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
     marks = [Mark(one.time, one.text) for one in runtime.happenings.between(since, until)]
