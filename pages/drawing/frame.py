@@ -46,7 +46,7 @@ STYLE = f"""<style>
 [class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 0; min-width: 160px; width: auto; }}
 [data-testid=stMetricValue] {{ font-size: 26px; }}
 /* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
-[data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); }}
+[data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); opacity: 1; }}
 [data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}
 [data-testid=stCode] .token:is(.keyword, .boolean, .builtin) {{ color: light-dark(#0b57a8, #7cc4ff); }}
 [data-testid=stCode] .token:is(.string, .attr-value) {{ color: light-dark(#0b6b3a, #7ee0a0); }}
@@ -58,7 +58,9 @@ STYLE = f"""<style>
   .frame .queue {{ display: none; }} .frame .speed {{ min-width: 0; }}
   [data-testid=stMainBlockContainer] {{ padding-left: 1rem; padding-right: 1rem; }}
   [class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 40%; min-width: 40%; }}
-  [data-testid=stMetric] {{ padding: 0.6rem; }} [data-testid=stMetricValue] {{ font-size: 19px; }}
+  [data-testid=stMetricValue] {{ font-size: 19px; }}
+  [data-testid=stMetric] {{ padding: 0; }}
+  [data-testid=stMetric] :is([data-testid=stMetricLabel], [data-testid=stMetricDelta]) * {{ white-space: normal; }}
 }}
 </style>"""
 GREEN, YELLOW, RED = "#16a34a", "#d97706", "#dc2626"
