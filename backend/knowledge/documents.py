@@ -16,7 +16,7 @@ from sqlmodel import col, exists, func, select
 from backend.errors import NotFoundError
 from backend.knowledge import listing
 from backend.knowledge.collections import seen_document
-from backend.knowledge.listing import Tally, Wanted
+from backend.knowledge.listing import Kind, Order, Tally, Wanted
 from backend.knowledge.sight import Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
@@ -50,6 +50,14 @@ class Documents:
     ) -> list[Document]:
         """Documents, latest first; `limit` of them from `offset` on."""
         return self.listed(Wanted(collection), sight, offset=offset, limit=limit)
+
+    @staticmethod
+    def wanted(
+        *, collection: str | None = None, words: str = "", kind: str = "", order: str = "newest",
+        first: tuple[str, ...] = (),
+    ) -> Wanted:  # fmt: skip
+        """What a list is to show, by the names of `listing.Kind` ("" for any) and `listing.Order`; see `Wanted`."""
+        return Wanted(collection, words, Kind(kind) if kind else None, Order(order), first)
 
     def listed(self, wanted: Wanted, sight: Sight, *, offset: int = 0, limit: int | None = None) -> list[Document]:
         """The wanted documents in the wanted order; `limit` of them from `offset` on."""

@@ -16,6 +16,14 @@ READING = (DocumentState.QUEUED, DocumentState.PARSING, DocumentState.EMBEDDING)
 """Those that are being read, or wait for it."""
 
 
+class Kind(StrEnum):
+    """What became of a document."""
+
+    READY = "ready"
+    READING = "reading"
+    FAILED = "failed"
+
+
 class Order(StrEnum):
     """What a list is sorted by."""
 
@@ -33,13 +41,13 @@ class Wanted:
     Attributes:
         collection: those in it; None: in any.
         words: each is somewhere in the name, in whatever case.
-        states: those in one of these; none: in any.
+        kind: those of this one; None: of any.
         first: ids that come before all others, however they are sorted.
     """
 
     collection: str | None = None
     words: str = ""
-    states: tuple[DocumentState, ...] = ()
+    kind: Kind | None = None
     order: Order = Order.NEWEST
     first: tuple[str, ...] = ()
 
@@ -91,8 +99,8 @@ def tally(session: Session, sight: Sight) -> Tally:
 def _conditions(wanted: Wanted, sight: Sight) -> list[Any]:
     out: list[Any] = [Document.state != DocumentState.DELETING, sight.documents(wanted.collection)]
     out += [col(Document.name).icontains(word, autoescape=True) for word in wanted.words.split()]
-    if wanted.states:
-        out.append(col(Document.state).in_(wanted.states))
+    if wanted.kind is not None:
+        out.append(col(Document.state).in_(_STATES[wanted.kind]))
     return out
 
 
@@ -106,3 +114,6 @@ def _sorted(wanted: Wanted) -> list[Any]:
     }
     first = [case((col(Document.id).in_(wanted.first), 0), else_=1)] if wanted.first else []
     return [*first, *orders[wanted.order], col(Document.id)]
+
+
+_STATES = {Kind.READY: (DocumentState.READY,), Kind.READING: READING, Kind.FAILED: (DocumentState.FAILED,)}

@@ -10,7 +10,7 @@ import pytest
 from backend.errors import NotFoundError
 from backend.knowledge.collections import Collections
 from backend.knowledge.documents import Documents
-from backend.knowledge.listing import READING, Order, Tally, Wanted
+from backend.knowledge.listing import Kind, Order, Tally, Wanted
 from backend.knowledge.sight import SHARED, Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
@@ -76,8 +76,9 @@ def test_a_list_shows_only_what_is_wanted_and_seen(shelf: Shelf) -> None:
     shelf.put("new.md", state=DocumentState.PARSING)
     shelf.put("gone.md", state=DocumentState.DELETING)
     shelf.put("diary.md", "mine", tenant="me")
-    assert shelf.names(Wanted(states=(DocumentState.FAILED,))) == ["broken.pdf"]
-    assert shelf.names(Wanted(states=READING)) == ["new.md"]
+    assert shelf.names(Wanted(kind=Kind.FAILED)) == ["broken.pdf"]
+    assert shelf.names(Wanted(kind=Kind.READING)) == ["new.md"]
+    assert shelf.names(Documents.wanted(kind="failed", words="PDF", order="name")) == ["broken.pdf"]
     assert shelf.names(Wanted("harbour")) == ["tides.md"]
     assert shelf.names(Wanted("mine")) == [] and shelf.names(Wanted("mine"), ME) == ["diary.md"]
     assert shelf.documents.count(SHARED, wanted=Wanted(words="md")) == 2
