@@ -30,6 +30,8 @@ SORTED = {
 TICK = 0.5
 """Seconds between two looks at the documents while some are being read."""
 CHOSEN, PAGE = "chosen-documents", "documents-page"
+TURN = "chosen-turn"
+"""Counts what was done with the chosen: the next question is another one, and closed."""
 
 
 def table(runtime: Runtime) -> None:
@@ -134,15 +136,17 @@ def _choice(runtime: Runtime, wanted: Wanted, ids: list[str], count: int) -> Non
         )  # fmt: skip
         press_after_asking(
             "Delete",
-            f"Delete {counted(len(chosen), 'document')} and what was read of them? This cannot be undone.",
+            f"Delete {counted(len(chosen), 'document')} with all that was read? This cannot be undone.",
             partial(_then_none, partial(runtime.documents.delete_all, wait, sight)),
-            key="delete-chosen", disabled=not chosen, yes=f"Delete {counted(len(chosen), 'document')}",
+            key=f"delete-chosen-{st.session_state.get(TURN, 0)}", disabled=not chosen,
+            yes=f"Delete {counted(len(chosen), 'document')}",
         )  # fmt: skip
 
 
 def _then_none(action: Callable[[], object]) -> None:
     action()
     st.session_state[CHOSEN] = set()
+    st.session_state[TURN] = st.session_state.get(TURN, 0) + 1
 
 
 def _choose(document_id: str) -> None:

@@ -41,6 +41,7 @@ def delete_chosen(page: Any, count: int) -> None:
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("This cannot be undone")).to_be_visible()
     page.get_by_role("button", name=re.compile(f"^Delete {count} document")).click()
+    expect(page.get_by_text("This cannot be undone")).to_have_count(0)
 
 
 def documents(site: Server, collection: str | None = None) -> list[Any]:
@@ -112,8 +113,8 @@ def test_many_are_found_filtered_and_deleted_together(site: Server, page: Any, w
     expect(rows(page)).to_have_count(12)
     page.get_by_role("searchbox", name="Find a document by name").fill("")
     expect(rows(page)).to_have_count(25)
-    page.get_by_role("checkbox", name="Choose all on this page").focus()
-    page.keyboard.press(" ")
+    settled(page)
+    page.get_by_role("checkbox", name="Choose all on this page").press(" ")
     page.get_by_role("button", name=f"Choose all {MANY}").click()
     expect(page.get_by_text(f"{MANY} of {MANY} chosen")).to_be_visible()
     delete_chosen(page, MANY)
