@@ -98,8 +98,12 @@ def _directory(file: BinaryIO) -> tuple[int, int]:
     return entries, directory
 
 
-def unpacked(name: str, file: Path, take: Callable[[Member], None]) -> list[str]:
+def unpacked(
+    name: str, file: Path, take: Callable[[Member], None], progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[str]:
     """Hand every file of an archive to `take`; returns what was left out and why, by name.
+
+    Before each, `progress` is told how many were, and how many there are; what it raises ends this.
 
     Raises:
         InvalidInputError: not a zip archive, or more in it than it may hold.
@@ -113,7 +117,8 @@ def unpacked(name: str, file: Path, take: Callable[[Member], None]) -> list[str]
                 f"{name} holds more than {MOST_FILES:,} files or {MOST_BYTES >> 30} GB. Split it.", param="files"
             )
         alike = Counter(PurePosixPath(m.filename).name for m in members)
-        for member in members:
+        for number, member in enumerate(members):
+            progress(number, len(members))
             if reason := _against(member):
                 refused.append(f"{member.filename}: {reason}")
                 continue

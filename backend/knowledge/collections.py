@@ -155,6 +155,22 @@ class Collections:
                 add(session, document_id, name)
         return sorted(wanted)
 
+    def release(self, name: str, sight: Sight) -> list[str]:
+        """Take out of a collection what others have too; returns the ids of the documents that are in it alone.
+
+        Raises:
+            NotFoundError: there is no such collection.
+        """
+        with self.naming() as session:
+            if _seen(session, name, sight) is None:
+                raise NotFoundError(f"There is no collection {name!r}.")
+            elsewhere = select(CollectionDocument.document_id).where(CollectionDocument.collection != name)
+            shared = col(CollectionDocument.document_id).in_(elsewhere)
+            session.connection().execute(
+                delete(CollectionDocument).where(col(CollectionDocument.collection) == name, shared)
+            )
+            return list(session.exec(_members(name)).all())
+
     def delete(self, name: str, sight: Sight) -> None:
         """Delete an empty collection.
 

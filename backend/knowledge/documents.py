@@ -14,14 +14,18 @@ from sqlalchemy import update
 from sqlmodel import col, exists, func, select
 
 from backend.errors import NotFoundError
+from backend.knowledge import listing
 from backend.knowledge.collections import seen_document
+from backend.knowledge.listing import Kind, Order, Tally, Wanted
 from backend.knowledge.sight import Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.store.database import Database
 from backend.store.tables.documents import Chunk, Collection, Document, DocumentState, DocumentVersion
 
-PENDING = (DocumentState.QUEUED, DocumentState.PARSING, DocumentState.EMBEDDING)
+PENDING = listing.READING
 CANCELLED = "Cancelled. Retry to read it."
+AT_ONCE = 1000
+"""Ids in one statement; databases bound how many they take."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,40 @@ class Documents:
         self, sight: Sight, collection: str | None = None, *, offset: int = 0, limit: int | None = None
     ) -> list[Document]:
         """Documents, latest first; `limit` of them from `offset` on."""
+        return self.listed(Wanted(collection), sight, offset=offset, limit=limit)
+
+    @staticmethod
+    def wanted(
+        *, collection: str | None = None, words: str = "", kind: str = "", order: str = "newest",
+        first: tuple[str, ...] = (),
+    ) -> Wanted:  # fmt: skip
+        """What a list is to show, by the names of `listing.Kind` ("" for any) and `listing.Order`; see `Wanted`."""
+        return Wanted(collection, words, Kind(kind) if kind else None, Order(order), first)
+
+    def listed(self, wanted: Wanted, sight: Sight, *, offset: int = 0, limit: int | None = None) -> list[Document]:
+        """The wanted documents in the wanted order; `limit` of them from `offset` on."""
         with self._database.session() as session:
-            query = select(Document).where(Document.state != DocumentState.DELETING, sight.documents(collection))
-            query = query.order_by(col(Document.created).desc(), col(Document.id)).offset(offset).limit(limit)
-            return list(session.exec(query).all())
+            return listing.page(session, wanted, sight, offset, limit)
+
+    def ids(self, wanted: Wanted, sight: Sight) -> list[str]:
+        """The ids of all the wanted documents."""
+        with self._database.session() as session:
+            return listing.ids(session, wanted, sight)
+
+    def tally(self, sight: Sight) -> Tally:
+        """How many there are of each kind."""
+        with self._database.session() as session:
+            return listing.tally(session, sight)
 
     @staticmethod
     def is_pending(document: Document) -> bool:
         """Whether its latest version waits to be read, or is being read."""
         return document.state in PENDING
 
-    def count(self, sight: Sight, collection: str | None = None) -> int:
-        """How many documents there are."""
+    def count(self, sight: Sight, collection: str | None = None, *, wanted: Wanted | None = None) -> int:
+        """How many documents there are, or how many of those wanted."""
         with self._database.session() as session:
-            query = select(func.count(col(Document.id))).where(Document.state != DocumentState.DELETING)
-            return session.exec(query.where(sight.documents(collection))).one()
+            return listing.count(session, wanted or Wanted(collection), sight)
 
     def searchable(self, sight: Sight, collection: str | None = None) -> set[str] | None:
         """Ids of the documents that have a version in force; None: of all there are, as none is hidden."""
@@ -171,12 +194,14 @@ class Documents:
         Raises:
             NotFoundError: one of them is not there; none is queued then.
         """
-        documents = [self.get(document_id, sight) for document_id in document_ids]
-        for document in documents:
-            self.update(
-                document.id, only_from=(DocumentState.READY, DocumentState.FAILED),
-                state=DocumentState.QUEUED, reason="", progress=0.0,
-            )  # fmt: skip
+        wanted = list(document_ids)
+        gone = set(wanted) - set(self._seen(wanted, sight))
+        if gone:
+            raise NotFoundError(f"There is no document {min(gone)!r}; it may have been deleted.")
+        self._change_all(
+            wanted, only_from=(DocumentState.READY, DocumentState.FAILED),
+            state=DocumentState.QUEUED, reason="", progress=0.0,
+        )  # fmt: skip
         self._signals.wake()
 
     def cancel(self, document_id: str, sight: Sight) -> None:
@@ -188,22 +213,48 @@ class Documents:
     def delete(self, document_id: str, sight: Sight) -> None:
         """Delete a document in whatever state it is; it disappears at once, its traces a moment later."""
         self.get(document_id, sight)
-        self.update(document_id, state=DocumentState.DELETING)
-        self._signals.cancel(document_id)
+        self.delete_all([document_id], sight)
+
+    def delete_all(self, document_ids: Iterable[str], sight: Sight) -> int:
+        """Delete those of these that are there, as `delete` does each; returns how many were."""
+        seen = self._seen(list(document_ids), sight)
+        self._change_all(seen, state=DocumentState.DELETING)
+        for document_id in seen:
+            self._signals.cancel(document_id)
         self._signals.wake()
+        return len(seen)
 
     def update(
         self, document_id: str, *, only_from: tuple[DocumentState, ...] | None = None, **changes: object
     ) -> bool:
         """Change a document's row unless it is being deleted (or not in one of `only_from`); whether it did."""
-        values = {**changes, "updated": time.time()}
+        return self._change_all([document_id], only_from=only_from, **changes) > 0
+
+    def _change_all(
+        self, document_ids: list[str], *, only_from: tuple[DocumentState, ...] | None = None, **changes: object
+    ) -> int:
+        """As `update`, of many; all or none. Returns how many were changed."""
+        values, changed = {**changes, "updated": time.time()}, 0
         with self._database.session() as session:
-            change = update(Document).where(col(Document.id) == document_id).values(**values)
-            if changes.get("state") != DocumentState.DELETING:
-                change = change.where(col(Document.state) != DocumentState.DELETING)
-            if only_from is not None:
-                change = change.where(col(Document.state).in_(only_from))
-            return bool(session.connection().execute(change).rowcount)
+            for start in range(0, len(document_ids), AT_ONCE):
+                some = document_ids[start : start + AT_ONCE]
+                change = update(Document).where(col(Document.id).in_(some)).values(**values)
+                if changes.get("state") != DocumentState.DELETING:
+                    change = change.where(col(Document.state) != DocumentState.DELETING)
+                if only_from is not None:
+                    change = change.where(col(Document.state).in_(only_from))
+                changed += session.connection().execute(change).rowcount
+        return changed
+
+    def _seen(self, document_ids: list[str], sight: Sight) -> list[str]:
+        """Those of these that are there for whoever sees."""
+        out: list[str] = []
+        with self._database.session() as session:
+            for start in range(0, len(document_ids), AT_ONCE):
+                some = col(Document.id).in_(document_ids[start : start + AT_ONCE])
+                query = select(Document.id).where(some, Document.state != DocumentState.DELETING, sight.documents())
+                out += session.exec(query).all()
+        return out
 
 
 _IN_FORCE = (col(Document.build) > 0, col(Document.state) != DocumentState.DELETING)

@@ -35,12 +35,13 @@ MODES = ("graph", "dense+keyword", "dense", "keyword")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An edge that was walked: from one chunk to another, by kind, and what it added."""
+    """An edge that was walked: from one chunk to another, by kind, and what it added; `backward`: against its way."""
 
     source: str
     target: str
     kind: str
     gain: float
+    backward: bool = False
 
 
 @dataclass(slots=True)
@@ -185,15 +186,16 @@ def _walk(
         gains: dict[int, Step] = {}
         for start in starts:
             here = found[start]
-            ways = [(o, k, FORWARD[k] * w) for o, k, w in outgoing.of(start, MOST_OUT)]
+            ways = [(o, k, FORWARD[k] * w, False) for o, k, w in outgoing.of(start, MOST_OUT)]
             if incoming.degree(start) <= MOST_IN:
-                ways += [(o, k, BACKWARD[k] * w) for o, k, w in incoming.of(start, MOST_IN) if k in BACKWARD]
-            for other, kind, passed in ways:
+                back = incoming.of(start, MOST_IN)
+                ways += [(o, k, BACKWARD[k] * w, True) for o, k, w in back if k in BACKWARD]
+            for other, kind, passed, backward in ways:
                 if documents is not None and graph.document[other] not in documents:
                     continue
                 gain = share * passed * max(here.own, 0.0)
                 if other not in gains or gain > gains[other].gain:
-                    gains[other] = Step(here.chunk_id, graph.ids[other] or "", KINDS[kind], gain)
+                    gains[other] = Step(here.chunk_id, graph.ids[other] or "", KINDS[kind], gain, backward)
         fresh = [node for node in gains if node not in found]
         for node, cosine in zip(fresh, _cosine(vector, graph, fresh), strict=True):
             found[node] = Scored(graph.ids[node] or "", float(cosine), seed=False)

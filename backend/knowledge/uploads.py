@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlmodel import Session
@@ -111,9 +111,12 @@ class Uploads:
         return document
 
     def upload_archive(
-        self, name: str, file: Path, sight: Sight, collection: str = DEFAULT_COLLECTION
-    ) -> tuple[list[Document], list[str]]:
+        self, name: str, file: Path, sight: Sight, collection: str = DEFAULT_COLLECTION,
+        *, progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> tuple[list[Document], list[str]]:  # fmt: skip
         """Take every file of a zip archive in; returns the documents, and what was left out and why.
+
+        Before each, `progress` is told how many were taken in, and how many there are; what it raises ends this.
 
         Raises:
             InvalidInputError: not a zip archive, or more than it may hold.
@@ -124,7 +127,7 @@ class Uploads:
         def take(member: Member) -> None:
             documents.append(self.upload(member.name, member.data, sight, collection))
 
-        refused = unpacked(name, file, take)
+        refused = unpacked(name, file, take, progress)
         if not documents and not refused:
             raise InvalidInputError(f"{name} holds no files.", param="files")
         return documents, refused

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_UNSPOKEN = re.compile(r"[^\w.\-]|^[.\-]+")
 _FENCE = re.compile(r"(`{3,}[^`\n]*|~{3,}[^\n]*)")
 _INLINE = re.compile(
     r"(?P<kept>\\[!-/:-@\[-`{-~])"  # escaped by its author
@@ -24,6 +25,13 @@ _INLINE = re.compile(
 def plain(text: str) -> str:
     """One line of Markdown that shows exactly these characters; for names, reasons, and figures with a `$`."""
     return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
+
+
+def spoken(text: str) -> str:
+    """What a screen reader says of a text: a label that is not shown is read out as it was written, so none of it may
+    be markup, nor escaped.
+    """
+    return " ".join(_UNSPOKEN.sub(" ", text).split())
 
 
 def prose(text: str) -> str:

@@ -161,56 +161,6 @@ def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) 
     stopped(page)
 
 
-def test_a_broken_file_says_why_and_can_be_deleted(site: Any, page: Any) -> None:
-    page.goto(f"{site.url}/documents")
-    page.locator("input[type=file]").set_input_files(
-        [{"name": "photo.pdf", "mimeType": "application/pdf", "buffer": b"PK\x03\x04 not a pdf"}]
-    )
-    page.get_by_text("photo.pdf is not a PDF, although its name says so").wait_for()
-    page.locator(".stMarkdownBadge", has_text="failed").wait_for()
-    expect(page.get_by_role("button", name="Retry")).to_have_count(1)
-    row = page.get_by_test_id("stVerticalBlock").filter(has=page.get_by_role("button", name="Retry")).last
-    row.get_by_role("button", name="Delete").click()
-    expect(page.get_by_text("photo.pdf")).to_have_count(0)
-
-
-def test_a_press_on_what_another_page_deleted_says_so(site: Any, page: Any) -> None:
-    document = site.upload("brief.md", b"# Brief\n\nIt is here for a moment.")["id"]
-    site.wait_document(document)
-    page.goto(f"{site.url}/documents")
-    delete = page.locator(f".st-key-delete-{document}").get_by_role("button")
-    delete.wait_for()
-    httpx.delete(f"{site.url}/api/documents/{document}").raise_for_status()
-    delete.click()
-    expect(page.get_by_test_id("stAlert")).to_contain_text("There is no document")
-    expect(page.get_by_text("brief.md")).to_have_count(0)
-
-
-def test_a_new_version_and_what_it_changed_are_shown(site: Any, page: Any) -> None:
-    for text in (b"# Well\n\nThe well is nine ells deep.", b"# Well\n\nThe well is twelve ells deep."):
-        site.wait_document(site.upload("well.md", text)["id"])
-    page.goto(f"{site.url}/documents")
-    page.get_by_text("version 2").wait_for()
-    page.get_by_test_id("stButton").get_by_role("button", name="Open").first.click()
-    page.get_by_text("The well is twelve ells deep").first.wait_for()
-    page.get_by_role("tab", name="Versions").click()
-    page.get_by_text("What version 2 changed").click()
-    page.get_by_text("The well is nine ells deep").first.wait_for()
-
-
-def test_the_search_shows_what_it_found_and_why(site: Any, page: Any) -> None:
-    site.wait_document(site.upload("well.md", b"# Well\n\nThe well is thirteen ells deep.")["id"])
-    page.goto(f"{site.url}/retrieval")
-    box = page.get_by_label("Question")
-    box.fill("How deep is the well?")
-    box.press("Enter")
-    graph = page.get_by_test_id("stColumn").filter(has=page.get_by_role("heading", name="Over the graph"))
-    best = graph.get_by_test_id("stVerticalBlock").filter(has_text=re.compile(r"1\. well\.md")).last
-    expect(best).to_contain_text("The well is thirteen ells deep")
-    expect(best.locator(".stMarkdownBadge", has_text="near")).to_be_visible()
-    expect(page.get_by_text("Chunks looked at")).to_be_visible()
-
-
 def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> None:
     page.goto(f"{site.url}/jobs")
     page.get_by_label("… or type them").fill("Say one.\nSay two.")

@@ -28,8 +28,7 @@ def says(text: str | re.Pattern[str]) -> Drawn:
 
 FRESH: dict[str, Drawn] = {
     "chat": heading("What would you like to know?"),
-    "documents": heading("No documents yet"),
-    "retrieval": heading("Nothing to search yet"),
+    "knowledge": heading("No documents yet"),
     "jobs": says("No jobs yet"),
     "dashboard": heading("Nothing to show yet"),
     "optimizations": says(re.compile(r"in \w+ on")),
@@ -38,19 +37,11 @@ FRESH: dict[str, Drawn] = {
 """By page, what it shows when nothing was done yet."""
 
 
-def documents(page: Any) -> None:
+def knowledge(page: Any) -> None:
     says("photo.pdf is not a PDF")(page)
     settled(page)
-    page.get_by_test_id("stButton").get_by_role("button", name="Open").first.click()
-    page.get_by_role("tab", name="Versions").wait_for()
-
-
-def search(page: Any) -> None:
-    box = page.get_by_label("Question")
-    box.fill("How many steps does the tower have?")
-    box.press("Enter")
-    heading("Compared with every chunk")(page)
-    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    page.get_by_role("button", name="lighthouse-handbook.md", exact=True).click()
+    page.get_by_role("dialog").get_by_role("tab", name="Versions").wait_for()
 
 
 def charts(page: Any) -> None:
@@ -60,8 +51,7 @@ def charts(page: Any) -> None:
 
 LIVED_IN: dict[str, Drawn] = {
     "chat": lambda page: expect(page.get_by_role("button", name=re.compile(r"\[1\] lighthouse"))).to_be_visible(),
-    "documents": documents,
-    "retrieval": search,
+    "knowledge": knowledge,
     "jobs": lambda page: expect(page.locator(".stMarkdownBadge", has_text="done").first).to_be_visible(),
     "dashboard": charts,
     "optimizations": FRESH["optimizations"],
@@ -111,27 +101,6 @@ def test_every_link_of_a_fresh_installation_leads_somewhere(visit: Open, fresh_s
             answer = page.goto(address)
             assert answer.status == 200, address
             expect(page.locator("body")).to_contain_text(re.compile(r"\w{3}"))
-
-
-def forget_documents(site: Server) -> None:
-    def left() -> list[Any]:
-        rows: list[Any] = httpx.get(f"{site.url}/api/documents").json()["data"]
-        return rows
-
-    for row in left():
-        httpx.delete(f"{site.url}/api/documents/{row['id']}").raise_for_status()
-    until(lambda: not left(), "no document is left")
-
-
-@pytest.mark.parametrize("name", ["retrieval", "documents"])
-def test_the_samples_are_one_press_away(visit: Open, fresh_site: Server, name: str) -> None:
-    with visit(fresh_site) as page:
-        page.goto(f"{fresh_site.url}/{name}")
-        page.get_by_role("button", name="Load the sample documents").click()
-        expect(page.get_by_role("heading", name="Documents", exact=True)).to_be_visible()
-        expect(page.locator(".stMarkdownBadge", has_text="ready")).to_have_count(len(list(SAMPLES.iterdir())))
-        settled(page)
-    forget_documents(fresh_site)
 
 
 @pytest.fixture(scope="module")

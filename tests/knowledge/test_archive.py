@@ -149,3 +149,18 @@ def test_an_entry_that_python_cannot_list_is_refused_by_name(tmp_path: Path, pla
     path.write_bytes(data)
     with pytest.raises(InvalidInputError, match=r"odd\.zip is not a zip archive, or is damaged"):
         take_all(path)
+
+
+def test_how_far_an_archive_is_is_said_and_can_end_it(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "three.zip", {f"{i}.txt": b"x" for i in range(3)})
+    said: list[tuple[int, int]] = []
+    taken: list[str] = []
+
+    def progress(done: int, of: int) -> None:
+        said.append((done, of))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unpacked(path.name, path, lambda member: taken.append(member.name), progress)
+    assert said == [(0, 3), (1, 3), (2, 3)] and taken == ["0.txt", "1.txt"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pages.drawing.untrusted import plain, prose
+from pages.drawing.untrusted import plain, prose, spoken
 
 PARSER = MarkdownIt("commonmark").enable("table")
 PIECES = st.sampled_from(
@@ -35,6 +35,7 @@ HARM = {"image", "link_open", "html_inline", "html_block"}
 def test_no_image_link_or_element_is_left(text: str) -> None:
     assert not kinds(prose(text)) & HARM
     assert not kinds(plain(text)) & HARM
+    assert not kinds(spoken(text)) & HARM
 
 
 @given(st.lists(PIECES, max_size=14).map("".join))
@@ -54,4 +55,5 @@ def test_code_lists_and_emphasis_stay_as_they_were() -> None:
 def test_formulas_and_badges_cannot_be_written() -> None:
     assert prose("$5 and $6") == "\\$5 and \\$6"
     assert prose(":green-badge[ready]") == "\\:green-badge[ready]"
+    assert spoken("- [a](b) tower-2.md") == "a b tower-2.md"
     assert plain("a_b.md\n:red[x] $1") == "a\\_b\\.md \\:red\\[x\\] \\$1"
