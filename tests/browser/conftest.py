@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import expect, sync_playwright
 
 from pages.navigation import PAGES
@@ -126,6 +127,16 @@ def watch(context: Any, url: str, refusable: re.Pattern[str]) -> list[str]:
         "page", lambda p: p.on("websocket", lambda s: note(foreign(s.url), f"connected to somebody else: {s.url}"))
     )
     return faults
+
+
+def barriers(page: Any) -> list[str]:
+    """What keeps people from using the page as it is now: axe-core's serious violations, and where they are."""
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:200]} ({'; '.join(check['message'] for check in node['any'])})"
+        for rule in found if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
+    ]  # fmt: skip
 
 
 def settled(page: Any) -> None:
