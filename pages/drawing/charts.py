@@ -130,11 +130,6 @@ def rows(chart: Chart) -> list[dict[str, object]]:
     return [{"time": _at(at), **moments[at]} for at in sorted(moments, reverse=True)]
 
 
-def sparkline(values: Sequence[float]) -> list[float]:
-    """Values for the small chart in a tile: never empty, or the tile would jump when the first one comes."""
-    return list(values) if len(values) > 1 else [0.0, 0.0]
-
-
 def _trace(line: Line) -> go.Scatter | go.Bar:
     x, y, color = [_at(t) for t in line.times], list(line.values), line.color
     if line.shape == "bars":

@@ -43,8 +43,15 @@ STYLE = f"""<style>
 .frame .speed {{ min-width: 82px; }}
 [data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
 [data-testid=stMain] h2 {{ font-size: 26px; padding: 0.5rem 0; }}
-[class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 0; min-width: 160px; width: auto; }}
-[data-testid=stMetricValue] {{ font-size: 26px; }}
+.tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 0 !important; padding: 0; }}
+.tiles > div {{ border: 1px solid color-mix(in srgb, currentColor 18%, transparent); border-radius: 8px;
+  padding: 12px 14px; min-width: 0; }}
+.tiles dt {{ font-size: 13px; font-weight: 400; margin: 0; }}
+.tiles dd {{ margin: 0; }}
+.tiles .value {{ font-size: 25px; line-height: 1.4; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
+.tiles .below {{ font-size: 13px; color: light-dark(#59626c, #a9b3bd); }}
+.tiles .course {{ display: flex; align-items: flex-end; gap: 2px; height: 34px; margin-top: 8px; }}
+.tiles .course i {{ flex: 1; background: #14b8a6; min-height: 1px; border-radius: 1px; }}
 /* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
 [data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); opacity: 1; }}
 [data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}
@@ -57,10 +64,8 @@ STYLE = f"""<style>
   .frame {{ gap: 8px; padding-right: 44px; font-size: 13px; }}
   .frame .queue {{ display: none; }} .frame .speed {{ min-width: 0; }}
   [data-testid=stMainBlockContainer] {{ padding-left: 1rem; padding-right: 1rem; }}
-  [class*="-tiles"] > [data-testid=stElementContainer] {{ flex: 1 1 40%; min-width: 40%; }}
-  [data-testid=stMetricValue] {{ font-size: 19px; }}
-  [data-testid=stMetric] {{ padding: 0; }}
-  [data-testid=stMetric] :is([data-testid=stMetricLabel], [data-testid=stMetricDelta]) * {{ white-space: normal; }}
+  .tiles {{ grid-template-columns: repeat(2, 1fr); gap: 8px; }}
+  .tiles > div {{ padding: 9px 10px; }} .tiles .value {{ font-size: 18px; }}
 }}
 </style>"""
 GREEN, YELLOW, RED = "#16a34a", "#d97706", "#dc2626"

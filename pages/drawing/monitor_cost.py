@@ -12,6 +12,7 @@ from backend.runtime import Runtime
 from pages.drawing.charts import Chart, Line, Mark, draw
 from pages.drawing.figures import amounts, moment, money, seconds
 from pages.drawing.populations import STEPS, Filter
+from pages.drawing.tiles import Tile, tiles
 from pages.drawing.untrusted import plain
 
 DOLLAR, SECOND = 1e9, 1e9
@@ -33,16 +34,17 @@ def cost(runtime: Runtime, span: int, shown: Filter, tables: bool) -> None:
         everybody.cost / DOLLAR, everybody.idle_cost / DOLLAR, own.cost / DOLLAR, own.avoided / DOLLAR
     ])  # fmt: skip
     used = everybody.utilization
-    with st.container(horizontal=True, key="cost-tiles"):
-        tile("The machine", money(machine), f"{seconds((everybody.compute_ns + everybody.idle_ns) / SECOND)} of it")
-        tile("Working", working, f"{used:.0%} of its time" if used is not None else "–")
-        tile("Idle", idle, f"{1 - used:.0%} of its time" if used is not None else "–")
     bare, loaded = own.per_thousand_out(with_idle=False), everybody.per_thousand_out(with_idle=True)
-    with st.container(horizontal=True, key="own-tiles"):
-        tile(f"{shown.name}: cost", mine, f"{own.requests:,} requests")
-        tile(f"{shown.name}: not spent", avoided, "what caches and guesses saved, never subtracted")
-        tile("1,000 tokens out", money(bare) if bare is not None else "–", f"{shown.name}, without idle time")
-        tile("1,000 tokens out, all in", money(loaded) if loaded is not None else "–", "everybody's, with idle time")
+    tiles(
+        Tile("The machine", money(machine), f"{seconds((everybody.compute_ns + everybody.idle_ns) / SECOND)} of it"),
+        Tile("Working", working, f"{used:.0%} of its time" if used is not None else "–"),
+        Tile("Idle", idle, f"{1 - used:.0%} of its time" if used is not None else "–"),
+        Tile("1,000 tokens out, all in", money(loaded) if loaded is not None else "–", "everybody's, with idle time"),
+        Tile(f"{shown.name}: cost", mine, f"{own.requests:,} requests"),
+        Tile(f"{shown.name}: not spent", avoided, "by caches and guesses; never subtracted"),
+        Tile("1,000 tokens out", money(bare) if bare is not None else "–", f"{shown.name}, without idle time"),
+        name="Cost in this range",
+    )
     marks = [Mark(one.time, one.text) for one in runtime.happenings.between(since, until)]
     own_buckets = queries.buckets(since, None, step, shown.populations)
     whole = queries.buckets(since, None, step)
@@ -91,11 +93,6 @@ def sheet(runtime: Runtime, span: int, shown: Filter) -> bytes:
             f"{s.compute_ns / SECOND:.3f}", f"{s.cost / DOLLAR:.9f}", f"{s.avoided / DOLLAR:.9f}",
         ])  # fmt: skip
     return out.getvalue().encode()
-
-
-def tile(label: str, value: str, below: str) -> None:
-    """One figure with what it is of."""
-    st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
 
 
 def _per_thousand(cost: int, tokens: int) -> float | None:

@@ -11,6 +11,7 @@ from backend.runtime import Runtime
 from pages.drawing.charts import Chart, Line, Mark, draw
 from pages.drawing.figures import counted, rate, seconds
 from pages.drawing.populations import STEPS, Filter
+from pages.drawing.tiles import Tile, tiles
 
 if TYPE_CHECKING:
     from backend.metering.sums import Bucket
@@ -35,20 +36,17 @@ def live(runtime: Runtime, span: int, shown: Filter, tables: bool) -> None:
     embedded = sums.embedded_tokens + sums.reused_tokens
     vectors = shown.name == "Embeddings"
     hit, of = (sums.reused_tokens, embedded) if vectors else (sums.cached_tokens, read)
-    tiles: list[tuple[str, str, str]] = [
-        ("Requests", f"{requests:,}", f"{earlier:,} in the {_length(span)} before"),
-        ("First token, median · p95", _two(first), _waits(waiting)),
-        ("Whole answer, median · p95", _two(whole), f"of {whole.count:,}" if whole else "no answer yet"),
-        ("Next token, median · p95", _two(token), "between two tokens of an answer"),
-        ("Tokens in · out", _tokens(sums, shown), f"{rate(sums.output_tokens / span)} out over the range"),
-        ("Cache hits", f"{hit / of:.0%}" if of else "–", "vectors known" if vectors else "of prompts"),
-        ("Failed · cancelled", f"{sums.failed:,} · {sums.cancelled:,}", f"{before.failed:,} failed before"),
-        ("KV cache in use", _kv(runtime), _accepted(sums.drafted_tokens, sums.accepted_tokens)),
-    ]
-    for start in (0, 4):
-        with st.container(horizontal=True, key=f"live-{start}-tiles"):
-            for label, value, below in tiles[start : start + 4]:
-                st.metric(label, value, below, delta_color="off", delta_arrow="off", border=True)
+    tiles(
+        Tile("Requests", f"{requests:,}", f"{earlier:,} in the {_length(span)} before"),
+        Tile("First token, median · p95", _two(first), _waits(waiting)),
+        Tile("Whole answer, median · p95", _two(whole), f"of {whole.count:,}" if whole else "no answer yet"),
+        Tile("Next token, median · p95", _two(token), "between two tokens of an answer"),
+        Tile("Tokens in · out", _tokens(sums, shown), f"{rate(sums.output_tokens / span)} out over the range"),
+        Tile("Cache hits", f"{hit / of:.0%}" if of else "–", "vectors known" if vectors else "of prompts"),
+        Tile("Failed · cancelled", f"{sums.failed:,} · {sums.cancelled:,}", f"{before.failed:,} failed before"),
+        Tile("KV cache in use", _kv(runtime), _accepted(sums.drafted_tokens, sums.accepted_tokens)),
+        name=f"{shown.name}, the last {_length(span)}",
+    )
     marks = [Mark(one.time, one.text) for one in runtime.happenings.between(since, until)]
     left, right = st.columns(2)
     buckets = queries.buckets(since, None, step, shown.populations)

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 import streamlit as st
 
 from backend.runtime import Runtime
-from pages.drawing.charts import Chart, Line, Mark, draw, sparkline
+from pages.drawing.charts import Chart, Line, Mark, draw
 from pages.drawing.figures import counted, moment, money, seconds, when
 from pages.drawing.monitor_live import waiting_now
 from pages.drawing.overview_claim import SERVED
 from pages.drawing.populations import FILTERS
+from pages.drawing.tiles import Tile
+from pages.drawing.tiles import tiles as draw_tiles
 from pages.drawing.untrusted import plain
 from pages.navigation import page
 
@@ -34,28 +36,28 @@ def tiles(runtime: Runtime, now: float) -> None:
     spent, month = money((today.cost + today.idle_cost) / DOLLAR), money(forecast(runtime, here))
     used = today.utilization
     longest = max([wait.p95 if wait else 0.0, *waiting])
-    with st.container(horizontal=True, key="day-tiles"):
-        st.metric(
-            "Cost today", spent, f"{month} this month at this rate", delta_color="off", delta_arrow="off", border=True,
-            chart_data=sparkline([(b.sums.cost + b.sums.idle_cost) / DOLLAR for b in hours]), chart_type="bar",
-            help="The machine's whole time today, idle time too, at its price.",
-        )  # fmt: skip
-        st.metric(
-            "Requests today", f"{served.requests:,}", f"{served.failed:,} failed", delta_color="off",
-            delta_arrow="off", border=True, chart_data=sparkline([b.sums.requests for b in served_hours]),
-            chart_type="bar", help="Of people, programs and jobs.",
-        )  # fmt: skip
-        st.metric(
+    draw_tiles(
+        Tile(
+            "Cost today", spent, f"{month} this month at this rate",
+            "The machine's whole time today, idle time too, at its price.",
+            [float(b.sums.cost + b.sums.idle_cost) for b in hours],
+        ),
+        Tile(
+            "Requests today", f"{served.requests:,}", f"{served.failed:,} failed", "Of people, programs and jobs.",
+            [float(b.sums.requests) for b in served_hours],
+        ),
+        Tile(
             "People wait, p95", seconds(longest) if wait or waiting else "–",
-            f"{len(waiting)} waiting now" if waiting else "nobody is waiting", delta_color="off", delta_arrow="off",
-            border=True, chart_data=sparkline([value.p95 if value else 0.0 for _, value in waits]), chart_type="bar",
-            help="Arrival to first token today; those who still wait count.",
-        )  # fmt: skip
-        st.metric(
-            "Utilization today", f"{used:.1%}" if used is not None else "–", "of the machine's time", delta_color="off",
-            delta_arrow="off", border=True, chart_data=sparkline([b.sums.utilization or 0.0 for b in hours]),
-            chart_type="bar", help="Time in which the engine computed something.",
-        )  # fmt: skip
+            f"{len(waiting)} waiting now" if waiting else "nobody is waiting",
+            "Arrival to first token today; those who still wait count.",
+            [value.p95 if value else 0.0 for _, value in waits],
+        ),
+        Tile(
+            "Utilization today", f"{used:.1%}" if used is not None else "–", "of the machine's time",
+            "Time in which the engine computed something.", [b.sums.utilization or 0.0 for b in hours],
+        ),
+        name="Today",
+    )  # fmt: skip
 
 
 def forecast(runtime: Runtime, here: datetime) -> float:

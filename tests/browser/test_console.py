@@ -34,7 +34,7 @@ def set_slider(page: Any, label: str, key: str, presses: int) -> None:
 
 
 def begin_a_long_answer(site: Any, page: Any, text: str) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     from_documents = page.get_by_role("switch", name="Answer from documents")
     from_documents.wait_for()
     if from_documents.is_enabled():
@@ -104,6 +104,7 @@ def stopped(page: Any) -> None:
 
 
 def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
+    """Two presses, from the home of a fresh installation."""
     page.goto(site.url)
     page.get_by_role("button", name="Load the sample documents").click()
     page.get_by_role("button", name=re.compile("How many steps")).click()
@@ -176,7 +177,7 @@ def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> No
 
 def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:
     """The page redraws itself while weights are loaded; what it drew before must not come back as if pressed."""
-    page.goto(f"{site.url}/optimizations")
+    page.goto(f"{site.url}/optimize")
     before = httpx.get(f"{site.url}/api/switches").json()["switches"]
     for _ in range(3):
         for i, batch in ((0, 1), (1, 64)):  # Baseline, Balanced
@@ -187,11 +188,18 @@ def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:
     assert httpx.get(f"{site.url}/api/switches").json()["switches"] == before
 
 
+def choose(page: Any, name: str) -> None:
+    page.get_by_role("radio", name=name).or_(page.get_by_role("button", name=name, exact=True)).first.click()
+
+
 def test_a_switch_acts_while_the_model_serves(site: Any, page: Any) -> None:
-    page.goto(f"{site.url}/optimizations")
-    page.get_by_role("heading", level=1).wait_for()
-    page.get_by_role("radio", name="int8").or_(page.get_by_role("button", name="int8")).first.click()
-    page.get_by_text("in int8 on").wait_for()
-    assert httpx.get(f"{site.url}/healthz").json()["variant"] == "int8"
-    page.get_by_role("radio", name="auto").or_(page.get_by_role("button", name="auto")).first.click()
-    page.get_by_text(re.compile("in (bf16|fp32) on")).wait_for()
+    page.goto(f"{site.url}/optimize")
+    page.get_by_text(re.compile(r"^Precision ·")).click()
+    choose(page, "int8")
+    expect(page.locator(".frame")).to_contain_text("int8 · Custom")
+    page.get_by_text("Custom: 1 change from Balanced").wait_for()
+    until(lambda: httpx.get(f"{site.url}/healthz").json()["variant"] == "int8", "int8 serves")
+    page.get_by_role("button", name="Reset to Balanced").click()
+    expect(page.locator(".frame")).to_contain_text(re.compile("(bf16|fp32) · Balanced"))
+    page.get_by_text("What was changed in the last 7 days").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()

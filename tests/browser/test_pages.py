@@ -12,13 +12,13 @@ from playwright.sync_api import expect
 
 from backend.settings import SAMPLES
 from pages.navigation import PAGES
-from tests.browser.conftest import LOOKS, Open, settled
+from tests.browser.conftest import LOOKS, Open, barriers, settled
 from tests.conftest import Server, until
 
 Drawn = Callable[[Any], None]
 
 
-def heading(text: str) -> Drawn:
+def heading(text: str | re.Pattern[str]) -> Drawn:
     return lambda page: expect(page.get_by_role("heading", name=text)).to_be_visible()
 
 
@@ -30,9 +30,11 @@ FRESH: dict[str, Drawn] = {
     "chat": heading("What would you like to know?"),
     "knowledge": heading("No documents yet"),
     "jobs": says("No jobs yet"),
-    "dashboard": heading("Nothing to show yet"),
-    "optimizations": says(re.compile(r"in \w+ on")),
+    "overview": heading("Three steps to your first figures"),
+    "monitor": heading("Nothing to show yet"),
+    "optimize": says("not measured yet"),
     "connect": heading("Keys"),
+    "settings": heading("Storage"),
 }
 """By page, what it shows when nothing was done yet."""
 
@@ -46,15 +48,23 @@ def knowledge(page: Any) -> None:
 
 def charts(page: Any) -> None:
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
-    says("Requests recorded")(page)
+    says("Whole answer, median · p95")(page)
+
+
+def overview(page: Any) -> None:
+    heading(re.compile(r"You pay \$\s[\d.]+ per million tokens"))(page)
+    says("Requests today")(page)
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
 
 
 LIVED_IN: dict[str, Drawn] = {
     "chat": lambda page: expect(page.get_by_role("button", name=re.compile(r"\[1\] lighthouse"))).to_be_visible(),
     "knowledge": knowledge,
     "jobs": lambda page: expect(page.locator(".stMarkdownBadge", has_text="done").first).to_be_visible(),
-    "dashboard": charts,
-    "optimizations": FRESH["optimizations"],
+    "overview": overview,
+    "monitor": charts,
+    "optimize": FRESH["optimize"],
+    "settings": FRESH["settings"],
     "connect": says("billing service"),
 }
 """By page, what is done there, and what it shows then."""
@@ -66,7 +76,7 @@ FOREIGN_ICONS = """[...document.querySelectorAll("link[rel~=icon]")].map(link =>
 
 
 def check(page: Any, address: str, drawn: Drawn) -> None:
-    """A page shows what it should, fits its window, and is as dark as is asked for, in each of the `LOOKS`."""
+    """A page shows what it should, fits its window, is as dark as is asked for, and keeps nobody out, in each look."""
     page.goto(address)
     drawn(page)
     settled(page)
@@ -75,6 +85,7 @@ def check(page: Any, address: str, drawn: Drawn) -> None:
         page.emulate_media(color_scheme=scheme)
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", BACKGROUND[scheme])
         until(lambda: page.locator(SCROLLED).evaluate_all(FITS), f"{address} fits a {look}")
+        assert barriers(page) == [], f"{address} on a {look}"
     assert page.get_by_test_id("stException").all_inner_texts() == []
     assert page.evaluate(FOREIGN_ICONS) == [], "a browser asks for icons where no test sees it"
 
@@ -87,9 +98,9 @@ def test_every_page_of_a_fresh_installation_is_sound(visit: Open, fresh_site: Se
 
 def test_every_link_of_a_fresh_installation_leads_somewhere(visit: Open, fresh_site: Server) -> None:
     with visit(fresh_site) as page:
-        page.goto(f"{fresh_site.url}/dashboard")
-        page.get_by_test_id("stMain").get_by_role("link", name="Go to Chat").click()
-        FRESH["chat"](page)
+        page.goto(f"{fresh_site.url}/monitor")
+        page.get_by_test_id("stMain").get_by_role("link", name="Begin on Overview").click()
+        FRESH["overview"](page)
         for name, (title, *_) in reversed(PAGES.items()):
             page.get_by_test_id("stSidebarNav").get_by_role("link", name=title, exact=True).click()
             FRESH[name](page)
@@ -118,21 +129,11 @@ def chat_address(visit: Open, site: Server) -> str:
         ("embeddings", {"model": embedding, "input": "one"}),
     ):
         httpx.post(f"{site.url}/v1/{path}", json=body, timeout=60).raise_for_status()
+    httpx.post(f"{site.url}/api/keys", json={"name": "billing service"}).raise_for_status()
+    job = httpx.post(f"{site.url}/api/jobs", json={"name": "Two", "prompts": ["Say one.", "Say two."]}).json()["id"]
+    httpx.post(f"{site.url}/api/jobs/{job}/runs").raise_for_status()
     with visit(site) as page:
-        page.goto(f"{site.url}/connect")
-        page.get_by_label("Name of a new key").fill("billing service")
-        page.get_by_role("button", name="Create a key").click()
-        says(re.compile("cannot be shown again"))(page)
-        page.goto(f"{site.url}/jobs")
-        settled(page)
-        prompts = page.get_by_label("… or type them")
-        if not prompts.is_visible():
-            page.get_by_text("New job").click()
-        prompts.fill("Say one.\nSay two.")
-        prompts.blur()
-        page.get_by_role("button", name="Run now").first.click()
-        LIVED_IN["jobs"](page)
-        page.goto(site.url)
+        page.goto(f"{site.url}/chat")
         suggestions = page.get_by_test_id("stMainBlockContainer")  # a chat may bear such a name in the list beside it
         suggestions.get_by_role("button", name=re.compile("How many steps")).click()
         page.get_by_role("button", name="Regenerate").wait_for()
@@ -143,3 +144,48 @@ def test_every_page_of_a_lived_in_installation_is_sound(visit: Open, site: Serve
     with visit(site) as page:
         for name in PAGES:
             check(page, chat_address if name == "chat" else f"{site.url}/{name}", LIVED_IN[name])
+
+
+def test_the_bar_stands_still_from_page_to_page(visit: Open, site: Server, chat_address: str) -> None:
+    with visit(site) as page:
+        for name in PAGES:
+            page.goto(f"{site.url}/{name}")
+            bar = page.locator(".frame")
+            expect(bar.get_by_role("heading", level=1)).to_have_text(PAGES[name][0])
+            box = bar.bounding_box()
+            assert (round(box["y"]), round(box["height"])) == (0, 56), name
+            page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, 400)")
+            assert round(bar.bounding_box()["y"]) == 0, f"{name} scrolls its bar away"
+            expect(bar.get_by_role("status")).to_contain_text("Balanced")
+
+
+RECORD = """() => { window.blank = 0; window.seen = 0; const look = () => {
+    window.seen += 1; if (document.querySelectorAll('.js-plotly-plot .main-svg').length < 4) window.blank += 1;
+    requestAnimationFrame(look); }; look(); }"""
+
+
+def test_no_frame_of_monitor_is_without_its_charts(visit: Open, site: Server, chat_address: str) -> None:
+    with visit(site) as page:
+        page.goto(f"{site.url}/monitor")
+        charts(page)
+        settled(page)
+        drawn = page.locator(".js-plotly-plot").count()
+        assert drawn == 4
+        page.evaluate(RECORD)
+        for _ in range(3):  # three refreshes, each of which draws the chart of the engine further to the right
+            page.wait_for_timeout(2200)
+        assert page.evaluate("window.seen") > 10
+        assert page.evaluate("window.blank") == 0
+
+
+def test_a_request_of_the_list_shows_its_way(visit: Open, site: Server, chat_address: str) -> None:
+    with visit(site) as page:
+        page.goto(f"{site.url}/monitor")
+        charts(page)
+        page.get_by_role("radio", name="Requests").or_(page.get_by_role("button", name="Requests")).first.click()
+        table = page.get_by_test_id("stDataFrame")
+        expect(table).to_be_visible()
+        settled(page)
+        table.locator("canvas").first.click(position={"x": 12, "y": 52})
+        says(re.compile("^Prefill: "))(page)
+        says(re.compile("tokens in, .* of them cached"))(page)
