@@ -63,8 +63,8 @@ class Happenings:
             self.note(HappeningKind.CRASH, said.detail or "The engine stopped.")
         elif said.phase is Phase.FAILED:
             self.note(HappeningKind.CRASH, f"The model cannot be loaded: {said.detail}")
-        elif said.phase is Phase.READY:
-            self.note(HappeningKind.READY, "The engine is ready.", restarts=said.restarts)
+        elif said.phase is Phase.READY and said.restarts > 0:
+            self.note(HappeningKind.READY, "The engine serves again.", restarts=said.restarts)
         self._phase = said.phase
 
     def _applied(self, said: SwitchesApplied) -> None:

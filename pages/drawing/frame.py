@@ -25,7 +25,7 @@ STYLE = f"""<style>
   background: linear-gradient({BACKGROUND} {HEIGHT}px, transparent {HEIGHT}px); }}
 .st-key-frame [data-testid=stHtml], .st-key-frame [data-testid=stElementContainer] {{ width: 100%; }}
 .st-key-strip {{ position: sticky; top: {HEIGHT}px; z-index: 98; background: {BACKGROUND}; padding: 8px 0; }}
-.strip {{ display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 !important; padding: 0; }}
+.strip {{ display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 !important; padding: 0 !important; }}
 .strip div {{ min-width: 76px; }}
 .strip dt {{ font-size: 12px; opacity: 0.75; white-space: nowrap; font-weight: 400; }}
 .strip dd {{ font-size: 18px; font-weight: 600; margin: 0; font-variant-numeric: tabular-nums; line-height: 1.3; }}
@@ -43,7 +43,8 @@ STYLE = f"""<style>
 .frame .speed {{ min-width: 82px; }}
 [data-testid=stApp]:has([data-testid=stExpandSidebarButton]) .frame {{ padding-left: 44px; }}
 [data-testid=stMain] h2 {{ font-size: 26px; padding: 0.5rem 0; }}
-.tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 0 !important; padding: 0; }}
+.tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 0 !important;
+  padding: 0 !important; }}
 .tiles > div {{ border: 1px solid color-mix(in srgb, currentColor 18%, transparent); border-radius: 8px;
   padding: 12px 14px; min-width: 0; }}
 .tiles dt {{ font-size: 13px; font-weight: 400; margin: 0; }}
