@@ -109,7 +109,7 @@ def test_a_private_collection_is_its_owners_alone(visit: Open, guarded: Server) 
             else:
                 expect(page.get_by_role("heading", name="No documents yet")).to_be_visible()
             settled(page)
-            expect(page.get_by_text("key.txt")).to_have_count(1 if owner else 0)
+            expect(page.get_by_role("button", name="key.txt", exact=True)).to_have_count(1 if owner else 0)
 
 
 def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Server) -> None:
