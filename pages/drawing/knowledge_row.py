@@ -37,6 +37,7 @@ STYLE = f"""<style>
 .st-key-documents [class*=st-key-said-] {{ padding: 0 0 6px 31px; }}
 .st-key-documents [class*=st-key-said-] p {{ font-size: 14px; }}
 .st-key-documents [class*=st-key-name-] button {{ max-width: 100%; text-align: left; min-height: 0; }}
+.st-key-state button[aria-checked=true] p {{ color: light-dark(#16202b, #e6edf3); }}
 .facts {{ display: grid; grid-template-columns: 160px 76px 76px 128px; column-gap: 12px; align-items: center;
   font-size: 14px; font-variant-numeric: tabular-nums; }}
 .facts.with-collections {{ grid-template-columns: 160px 76px 76px 128px 150px; }}
@@ -52,7 +53,7 @@ STYLE = f"""<style>
   .facts, .facts.with-collections {{ grid-template-columns: 150px 70px 70px 124px; }} }}
 @media (max-width: 640px) {{
   .facts, .facts.with-collections {{ grid-template-columns: 1fr auto auto; font-size: 13px; }}
-  .facts .at {{ display: none; }}
+  .facts .at, [data-testid=stLayoutWrapper]:has(> [class*=st-key-idle-]) {{ display: none; }}
 }}
 </style>"""
 
@@ -86,7 +87,8 @@ def row(
                 )  # fmt: skip
             st.html(_facts(document, collections), width="content")
             if may_change():
-                with st.container(width=64):
+                idle = document.state == "ready"
+                with st.container(width=64, key=f"{'idle' if idle else 'act'}-{document.id}"):
                     _button(runtime, document)
         if said := _said(runtime, document, known):
             with st.container(key=f"said-{document.id}"):

@@ -37,6 +37,7 @@ EXAMPLES = {
 """A question to each of the sample documents."""
 OWN_EXAMPLES = 3
 QUESTION = "question"
+STYLE = """<style>@media (max-width: 640px) { .st-key-question { min-width: 100%; } }</style>"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def search_view(runtime: Runtime) -> None:
     if not runtime.documents.any_searchable(current_sight()):
         _nothing_to_search(runtime)
         return
+    st.html(STYLE)
     labels = {EVERYTHING: EVERYTHING, **collection_labels(runtime)}
     with st.container(horizontal=True, vertical_alignment="center"):
         question = st.text_input(

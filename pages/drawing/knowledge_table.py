@@ -99,10 +99,11 @@ def _rows(runtime: Runtime, wanted: Wanted) -> None:
     memberships, called = runtime.collections.memberships(sight, ids), collection_labels(runtime)
     chosen: set[str] = st.session_state.get(CHOSEN, set())
     known = taken_in()
+    others = called.keys() - {runtime.collections.default}
     with st.container(key="documents", gap=None):
         for document in documents:
             names = [name for name in memberships.get(document.id, []) if name != runtime.collections.default]
-            inside = [called.get(name, name) for name in names] if len(called) > 1 else None
+            inside = [called.get(name, name) for name in names] if others else None
             row(runtime, document, inside, known.get(document.id), document.id in chosen, _choose)
     if pages > 1:
         st.session_state[PAGE] = number

@@ -25,6 +25,7 @@ MOST_REASONS = 20
 STYLE = """<style>
 [data-testid=stFileUploaderDropzone] { padding: 6px 10px; min-height: 0; }
 [data-testid=stFileUploaderDropzoneInstructions] span::before { content: "or drop files here · "; }
+@media (max-width: 640px) { [data-testid=stLayoutWrapper]:has(> .st-key-drop-here) { flex-basis: 100%; } }
 </style>"""
 
 

@@ -61,9 +61,9 @@ def test_a_stranger_is_asked_for_a_key(visit: Open, guarded: Server) -> None:
             page.emulate_media(color_scheme=scheme)
             assert page.locator("html").evaluate("e => e.scrollWidth - e.clientWidth") <= 0, look
     with visit(guarded, viewport=PHONE, is_mobile=True, has_touch=True) as page:
-        page.goto(f"{guarded.url}/sign-in?next=/retrieval")
+        page.goto(f"{guarded.url}/sign-in?next=/knowledge")
         sign_in(page, first_key(guarded))
-        expect(page.get_by_role("heading", name="Retrieval")).to_be_visible()
+        expect(page.get_by_role("heading", name="Knowledge")).to_be_visible()
         settled(page)
 
 
@@ -92,13 +92,15 @@ def test_a_private_collection_is_its_owners_alone(visit: Open, guarded: Server) 
             keys.append(new_key(admin, guarded, "chat, use documents"))
     for key, owner in zip(keys, (True, False), strict=True):
         with visit(guarded) as page:
-            page.goto(f"{guarded.url}/sign-in?next=/documents")
+            page.goto(f"{guarded.url}/sign-in?next=/knowledge")
             sign_in(page, key)
             if owner:
-                into = page.get_by_role("textbox", name="Into collection")
+                into = page.get_by_role("combobox", name="Into collection")
                 into.fill("diary")
                 into.press("Enter")
-                page.locator("label", has_text="Private").click()
+                page.get_by_role("button", name="Options").click()
+                page.locator("label", has_text="A new collection is private").click()
+                page.keyboard.press("Escape")
                 settled(page)
                 page.locator("input[type=file]").set_input_files(
                     {"name": "key.txt", "mimeType": "text/plain", "buffer": b"It lies under the third stone."}
@@ -107,7 +109,7 @@ def test_a_private_collection_is_its_owners_alone(visit: Open, guarded: Server) 
             else:
                 expect(page.get_by_role("heading", name="No documents yet")).to_be_visible()
             settled(page)
-            expect(page.get_by_text("key.txt")).to_have_count(1 if owner else 0)
+            expect(page.get_by_role("button", name="key.txt", exact=True)).to_have_count(1 if owner else 0)
 
 
 def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Server) -> None:
