@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -209,19 +208,6 @@ def test_the_search_shows_what_it_found_and_why(site: Any, page: Any) -> None:
     expect(best).to_contain_text("The well is thirteen ells deep")
     expect(best.locator(".stMarkdownBadge", has_text="near")).to_be_visible()
     expect(page.get_by_text("Chunks looked at")).to_be_visible()
-
-
-def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> None:
-    page.goto(f"{site.url}/jobs")
-    page.get_by_label("… or type them").fill("Say one.\nSay two.")
-    page.get_by_label("… or type them").blur()
-    page.get_by_role("button", name="Run now").click()
-    page.get_by_text("done", exact=True).wait_for()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Result").click()
-    results = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    assert [result["prompt"] for result in results] == ["Say one.", "Say two."]
-    assert all(result["response"] for result in results)
 
 
 def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:
