@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ROWS = 100
 """Results of one page of the table."""
+LONG, LONG_HEIGHT = 1500, 240
+"""Letters from which a prompt scrolls by itself, and in how many pixels."""
 
 
 def results(runtime: Runtime, run_id: str) -> None:
@@ -71,14 +73,15 @@ def _table(run_id: str, rows: list[ResultRow], view: str) -> None:
     )  # fmt: skip
     picked = chosen.selection.rows
     if not picked or picked[0] >= len(rows):
-        st.caption("Mark a row to read it whole.")
+        st.caption("Mark a row to read it whole.", help="By keyboard: arrows lead to a row, Shift and space mark it.")
         return
     row = rows[picked[0]]
     with st.container(border=True):
-        st.caption(f"Prompt {row.position + 1:,}")
-        st.markdown(prose(row.prompt))
         st.caption("Why it failed" if row.error else f"Answer · {counted(row.output_tokens, 'token')}")
         st.markdown(prose(row.error or row.answer or "(empty)"))
+        st.caption(f"Prompt {row.position + 1:,}")
+        with st.container(height=LONG_HEIGHT if len(row.prompt) > LONG else "content", border=False):
+            st.markdown(prose(row.prompt))
 
 
 def _outcome(row: ResultRow) -> str:

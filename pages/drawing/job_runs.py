@@ -50,7 +50,7 @@ def run_row(runtime: Runtime, run: JobRun, job: Job) -> None:
                 press("Cancel", partial(runtime.jobs.cancel, run.id), key=f"cancel-{run.id}")
             else:
                 press_after_asking(
-                    "Delete", f"The run of {when(run.created)} and its {counted(run.done, 'result')} are lost. "
+                    "Delete", f"The run of {when(run.created)} is deleted, with {counted(run.done, 'result')}. "
                     "The job stays.", partial(runtime.jobs.delete_run, run.id), key=f"drop-{run.id}", type="tertiary",
                 )  # fmt: skip
         if run.open:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -160,19 +159,6 @@ def test_a_dead_engine_is_said_on_the_page_and_comes_back(site: Any, page: Any) 
     with in_the_middle(site, page):
         press_stop(page)
     stopped(page)
-
-
-def test_a_job_runs_and_its_result_can_be_downloaded(site: Any, page: Any) -> None:
-    page.goto(f"{site.url}/jobs")
-    page.get_by_label("… or type them").fill("Say one.\nSay two.")
-    page.get_by_label("… or type them").blur()
-    page.get_by_role("button", name="Run now").click()
-    page.get_by_text("done", exact=True).wait_for()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Result").click()
-    results = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    assert [result["prompt"] for result in results] == ["Say one.", "Say two."]
-    assert all(result["response"] for result in results)
 
 
 def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:

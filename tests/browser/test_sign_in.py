@@ -120,6 +120,7 @@ def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Se
         sign_in(page, key)
         settled(page)
         admin.get_by_role("button", name="Revoke").first.click()
+        admin.get_by_test_id("stPopoverBody").get_by_role("button", name="Revoke").click()
         expect(page.get_by_test_id("stApp")).not_to_have_attribute("data-test-connection-state", "CONNECTED")
         page.reload()
         expect(page.get_by_role("button", name="Sign in")).to_be_visible()
