@@ -79,7 +79,7 @@ class Runtime:
             default_max_tokens=settings.default_max_tokens,
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
-        self.conversations = Conversations(self.database, self.generations, self.retriever)
+        self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
         self.jobs = Jobs(
             self.database,
             self.generations,
