@@ -60,9 +60,8 @@ class Runtime:
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
-        self.embeddings = EmbeddingService(
-            self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
-        )
+        tokenizer, name = self.texts.embedding_tokenizer, settings.served_embedding_model
+        self.embeddings = EmbeddingService(self.engine, tokenizer, self.database, self.ledger, name)
         self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
         self._opening = IndexOpening(self.engine, self.index)
         signals, blobs = ReaderSignals(), Blobs(settings.files_dir)
@@ -73,10 +72,10 @@ class Runtime:
         builder = Builder(settings, self.database, blobs, self.documents, self.embeddings, self.index, self.texts)
         self.reader = Reader(self.database, blobs, self.documents, builder, self.index, signals)
         self.planner = Planner(self.database, builder, self.ledger, self.prices)
+        version = builder.index_version
         self.retriever = Retriever(
-            self.documents, self.collections, self.embeddings, self.index, builder.index_version, self.texts,
-            self.engine,
-        )  # fmt: skip
+            self.documents, self.collections, self.embeddings, self.index, version, self.texts, self.engine
+        )
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
@@ -84,7 +83,7 @@ class Runtime:
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
-        self.conversations = Conversations(self.database, self.generations, self.retriever)
+        self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
 
     def _hear(self, stats: Stats) -> None:

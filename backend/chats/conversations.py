@@ -5,55 +5,77 @@ An answer is stored in the background, and shown from memory until it is (`unsto
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
+import numpy as np
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, select
 
+from backend.chats.attribution import Mark, attribute
+from backend.chats.catalogue import GONE, Catalogue
 from backend.chats.export import as_markdown
-from backend.chats.turns import alternating, place_answer, rows
+from backend.chats.line import QuestionLine, Waiting
+from backend.chats.requests import answer_request, check_question, continuing_request
+from backend.chats.settings import ChatOptions, ChatSettings, options
+from backend.chats.tree import Branch, branch, latest_leaf
+from backend.chats.turns import CUT_SHORT, Writing, answer_to, placed, question, rows
 from backend.chats.unstored import UnstoredAnswers
-from backend.engine.messages import SamplingParams
-from backend.errors import InvalidInputError, NotFoundError
-from backend.generation.grounded import grounded_request
-from backend.generation.request import TextRequest, check_sampling, check_text
+from backend.errors import InvalidInputError, NotFoundError, TenfoldError
+from backend.generation.request import TextRequest
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
+from backend.knowledge.embeddings import EmbeddingService
 from backend.knowledge.retrieve import Retriever
-from backend.knowledge.sight import SHARED, Sight
+from backend.knowledge.sight import Sight
+from backend.metering.account import Account
 from backend.store.database import Database
-from backend.store.tables.chats import Conversation, Message, MessageState, Speaker
+from backend.store.tables.chats import Conversation, CutAnswer, Message, MessageState, Speaker
+
+__all__ = ["ChatOptions", "ChatSettings", "Conversations"]
+
+log = logging.getLogger(__name__)
 
 TITLE_LENGTH = 60
-BUSY = "An answer is still being written in this conversation; stop it first."
+NO_MESSAGE = "This message does not exist; it may have been deleted."
 
 
-@dataclass(frozen=True)
-class ChatOptions:
-    """How to answer: system prompt, sampling, and which collection to answer from (None: no documents).
+class BusyError(InvalidInputError):
+    """An answer is being written where another was asked for."""
 
-    `sight` is what of the documents the person sees who asks.
+    def __init__(self) -> None:
+        super().__init__("An answer is still being written in this conversation; stop it first.")
+
+
+class Conversations(Catalogue):
+    """The chats of this console.
+
+    Args:
+        database: where they are.
+        generations: who answers.
+        retriever: finds passages to answer from.
+        embeddings: compares an answer's sentences with them; None: by their words alone.
     """
 
-    system: str = ""
-    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
-    max_tokens: int | None = None
-    collection: str | None = None
-    sight: Sight = SHARED
-
-
-class Conversations:
-    """The chats of this console."""
-
-    def __init__(self, database: Database, generations: GenerationService, retriever: Retriever) -> None:
-        self._database, self._generations, self._retriever = database, generations, retriever
+    def __init__(
+        self,
+        database: Database,
+        generations: GenerationService,
+        retriever: Retriever,
+        embeddings: EmbeddingService | None = None,
+    ) -> None:
+        super().__init__(database)
+        self._generations, self._retriever, self._embeddings = generations, retriever, embeddings
         self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
-        self._answers = UnstoredAnswers(database)
+        self._line = QuestionLine()
+        self._answers = UnstoredAnswers(
+            database, self._marks, generations.in_background, lambda: generations.fingerprint
+        )
         self._close_interrupted()
 
     def _close_interrupted(self) -> None:
@@ -64,82 +86,35 @@ class Conversations:
                 message.error = "The server was stopped while this was being written."
                 session.add(message)
 
+    new_settings = ChatSettings()
+    """How a new chat is answered."""
+
     @staticmethod
-    def options(
-        *, system: str, temperature: float, top_p: float, repetition_penalty: float, max_tokens: int,
-        collection: str | None, sight: Sight,
-    ) -> ChatOptions:
-        """How to answer, from what a person set; see `ChatOptions`."""
-        sampling = SamplingParams(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty)
-        return ChatOptions(system=system, sampling=sampling, max_tokens=max_tokens, collection=collection, sight=sight)
+    def options(settings: ChatSettings, sight: Sight, *, searchable: bool) -> ChatOptions:
+        """How to answer by a conversation's settings; see `settings.options`."""
+        return options(settings, sight, searchable=searchable)
 
-    # ---- the list ------------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------------
 
-    def create(self, tenant: str = "") -> Conversation:
-        """A new, empty conversation of a tenant's."""
-        with self._database.session() as session:
-            conversation = Conversation(tenant=tenant)
-            session.add(conversation)
-        return conversation
-
-    def latest(self, search: str = "", limit: int = 200, tenant: str = "") -> list[Conversation]:
-        """A tenant's conversations with messages, latest first; `search` looks into titles and texts."""
-        with self._database.session() as session:
-            has_messages = col(Conversation.id).in_(select(Message.conversation_id))
-            query = select(Conversation).where(has_messages, Conversation.tenant == tenant)
-            query = query.order_by(col(Conversation.updated).desc()).limit(limit)
-            if search.strip():
-                pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-                found = select(Message.conversation_id).where(col(Message.text).ilike(pattern, escape="\\"))
-                query = query.where(
-                    or_(col(Conversation.title).ilike(pattern, escape="\\"), col(Conversation.id).in_(found))
-                )
-            return list(session.exec(query).all())
-
-    def get(self, conversation_id: str, tenant: str | None = None) -> Conversation:
-        """One conversation; with a tenant, only if it is theirs.
-
-        Raises:
-            NotFoundError: it was deleted, never was, or is somebody else's.
-        """
-        with self._database.session() as session:
-            conversation = session.get(Conversation, conversation_id)
-        if conversation is None or tenant not in (None, conversation.tenant):
-            raise NotFoundError("This conversation does not exist; it may have been deleted.")
-        return conversation
-
-    def rename(self, conversation_id: str, title: str) -> None:
-        """Give a conversation another title."""
-        if not title.strip():
-            raise InvalidInputError("A title cannot be empty.", param="title")
-        with self._database.session() as session:
-            conversation = session.get(Conversation, conversation_id)
-            if conversation is not None:
-                conversation.title = title.strip()[:200]
-                session.add(conversation)
-
-    def delete(self, conversation_id: str) -> None:
-        """Delete a conversation with its messages; an answer being written is stopped."""
-        self.stop(conversation_id)
-        with self._database.session() as session:
-            conversation = session.get(Conversation, conversation_id)
-            if conversation is not None:
-                session.delete(conversation)
-
-    def messages(self, conversation_id: str) -> list[Message]:
-        """The turns of a conversation, in order; answers that are not stored yet as they are in memory.
+    def branch(self, conversation_id: str) -> Branch:
+        """The branch of a conversation that is shown; answers that are not stored yet as they are in memory.
 
         `details["unstored"]` says why the database does not take one, where it does not.
         """
         show = self._answers.shown()  # before the rows: what is stored in between is in both
         with self._database.session() as session:
-            messages = rows(session, conversation_id)
-        for message in messages:
+            conversation = session.get(Conversation, conversation_id)
+            found = branch(rows(session, conversation_id), conversation.leaf if conversation else "")
+        for message in found.turns:
             show(message)
-        return messages
+        return found
+
+    def messages(self, conversation_id: str) -> list[Message]:
+        """The turns of the branch that is shown, in order; see `branch`."""
+        return self.branch(conversation_id).turns
 
     def message(self, message_id: str) -> Message | None:
-        """One turn, as `messages` gives it; None where it was deleted."""
+        """One turn, if it is still there."""
         show = self._answers.shown()
         with self._database.session() as session:
             message = session.get(Message, message_id)
@@ -147,91 +122,135 @@ class Conversations:
             show(message)
         return message
 
-    def export(self, conversation_id: str) -> str:
-        """A conversation as Markdown, citations included."""
-        return as_markdown(self.get(conversation_id), self.messages(conversation_id))
-
-    # ---- turns ---------------------------------------------------------------------------------------------------
-
     def writing(self, message_id: str) -> Generation | None:
         """The generation that writes a message, while it does."""
         return self._answers.writing(message_id)
+
+    def busy(self, conversation_id: str) -> Generation | None:
+        """The generation that writes in a conversation now, on whichever branch."""
+        return self._answers.busy(conversation_id)
+
+    def export(self, conversation_id: str) -> str:
+        """The branch that is shown, as Markdown."""
+        return as_markdown(self.get(conversation_id), self.messages(conversation_id))
+
+    def can_go_on(self, message: Message) -> bool:
+        """Whether an answer was cut, and the model that wrote it can write it on."""
+        if message.details.get("finish_reason") not in CUT_SHORT:
+            return False
+        with self._database.session() as session:
+            cut = session.exec(select(CutAnswer.fingerprint).where(CutAnswer.message_id == message.id)).first()
+        return cut is not None and cut == self._generations.fingerprint
+
+    # ---- asking --------------------------------------------------------------------------------------------------
 
     def ask(self, conversation_id: str, text: str, options: ChatOptions) -> Message:
         """Store a question and start its answer; returns the answer's message.
 
         Raises:
-            InvalidInputError: the question is empty, or another is still being answered.
+            BusyError: another is still being answered.
+            InvalidInputError: the question is empty.
             NotFoundError: the conversation was deleted.
         """
-        _check_question(text)
-        check_sampling(options.sampling, ())
+        check_question(text, options)
         with self._asking:
-            with self._turn(conversation_id) as session:
-                conversation = session.get(Conversation, conversation_id)
-                if conversation is None:
-                    raise NotFoundError("This conversation does not exist; it may have been deleted.")
-                turns = self._answers.turns(session, conversation_id)
-                if not turns and conversation.title == "New conversation":
+            with self._turn(conversation_id) as (session, conversation, messages):
+                turns = branch(messages, conversation.leaf).turns
+                if not messages and conversation.title == "New conversation":
                     title = " ".join(text.split())
                     conversation.title = title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1] + "…"
                 conversation.updated = time.time()
-                session.add(conversation)
-                position = turns[-1].position + 1 if turns else 0
-                turns.append(Message(conversation_id=conversation_id, position=position, role=Speaker.USER, text=text))
-                session.add(turns[-1])
-                answer = place_answer(session, turns)
-            return self._answer(answer, turns, options)
+                asked = question(conversation_id, text, turns[-1].id if turns else None)
+                turns.append(placed(session, messages, asked))
+                answer = _answer_of(session, conversation, messages, turns)
+            return self._answer(answer, turns, conversation.tenant, options)
 
-    def regenerate(self, conversation_id: str, options: ChatOptions) -> Message:
-        """Replace the last answer with a new one."""
-        self.stop(conversation_id)
-        with self._asking:
-            with self._turn(conversation_id) as session:
-                turns = self._answers.turns(session, conversation_id)
-                if turns and turns[-1].role is Speaker.ASSISTANT:
-                    session.delete(turns.pop())
-                answer = place_answer(session, turns)
-            return self._answer(answer, turns, options, fresh=True)
+    def send(self, conversation_id: str, text: str, options: ChatOptions) -> None:
+        """Ask, or where an answer is being written, as soon as it has ended; raises as `ask` does otherwise."""
+        check_question(text, options)
+        if not self._line.of(conversation_id):
+            with contextlib.suppress(BusyError):
+                self.ask(conversation_id, text, options)
+                return
+        self._line.add(conversation_id, Waiting(text, options))
+        self._ask_next(conversation_id)  # what it waits for may have ended in between
 
-    def edit(self, message_id: str, text: str, options: ChatOptions) -> Message:
-        """Change a question and answer it again; what came after it is dropped."""
-        _check_question(text)
-        message = self.message(message_id)
-        if message is None or message.role is not Speaker.USER:
-            raise NotFoundError("This message does not exist; it may have been deleted.")
+    def waiting(self, conversation_id: str) -> tuple[Waiting, ...]:
+        """Questions that are asked when the answer being written has ended."""
+        return self._line.of(conversation_id)
+
+    def withdraw(self, conversation_id: str, waiting_id: str) -> None:
+        """Do not ask a question that waits."""
+        self._line.withdraw(conversation_id, waiting_id)
+
+    def regenerate(self, message_id: str, options: ChatOptions) -> Message:
+        """Answer a question once more; the answers that it has stay, each on a branch of its own.
+
+        Args:
+            message_id: an answer, or a question that has none.
+            options: how to answer.
+        """
+        message = self._known(message_id)
         self.stop(message.conversation_id)
         with self._asking:
-            with self._turn(message.conversation_id) as session:
-                turns = self._answers.turns(session, message.conversation_id)
-                at = next((i for i, turn in enumerate(turns) if turn.id == message_id), None)
-                if at is None:
-                    raise NotFoundError("This message does not exist; it may have been deleted.")
-                turns[at].text = text
-                session.add(turns[at])
-                for later in turns[at + 1 :]:
-                    session.delete(later)
-                answer = place_answer(session, turns[: at + 1])
-            return self._answer(answer, turns[: at + 1], options)
+            with self._turn(message.conversation_id) as (session, conversation, messages):
+                asked = message.id if message.role is Speaker.USER else message.parent_id
+                turns = branch(messages, asked or "").turns
+                answer = _answer_of(session, conversation, messages, turns)
+            return self._answer(answer, turns, conversation.tenant, options, fresh=True)
 
-    @contextmanager
-    def _turn(self, conversation_id: str) -> Iterator[Session]:
-        """A session to make a turn in, only while nothing is being written; the caller holds `_asking`."""
-        if self.busy(conversation_id):
-            raise InvalidInputError(BUSY)
-        try:
-            with self._database.session() as session:
-                yield session
-        except IntegrityError as error:  # another server on the same database was as fast
-            raise InvalidInputError(BUSY) from error
+    def edit(self, message_id: str, text: str, options: ChatOptions) -> Message:
+        """Ask a question otherwise; as it was, it stays with all that followed, on a branch of its own."""
+        check_question(text, options)
+        message = self._known(message_id)
+        if message.role is not Speaker.USER:
+            raise NotFoundError(NO_MESSAGE)
+        self.stop(message.conversation_id)
+        with self._asking:
+            with self._turn(message.conversation_id) as (session, conversation, messages):
+                turns = branch(messages, message_id).turns[:-1]
+                turns.append(placed(session, messages, question(message.conversation_id, text, message.parent_id)))
+                answer = _answer_of(session, conversation, messages, turns)
+            return self._answer(answer, turns, conversation.tenant, options)
 
-    def busy(self, conversation_id: str) -> Generation | None:
-        """The generation that writes in a conversation now."""
-        for message in self.messages(conversation_id):
-            generation = self._answers.writing(message.id)
-            if generation is not None:
-                return generation
-        return None
+    def go_on(self, message_id: str, options: ChatOptions) -> Message:
+        """Write an answer on that was cut, from its last token.
+
+        Raises:
+            InvalidInputError: it was not cut, another model answers now, or the context is full.
+        """
+        message = self._known(message_id)
+        with self._asking:
+            with self._turn(message.conversation_id) as (session, conversation, messages):
+                row, cut = session.get(Message, message_id), session.get(CutAnswer, message_id)
+                if row is None or cut is None:
+                    raise InvalidInputError("This answer cannot be written on.")
+                if cut.fingerprint != self._generations.fingerprint:
+                    raise InvalidInputError("Another model answers now; ask it with Regenerate.")
+                request = continuing_request(
+                    cut, message, options, context=self._generations.context, tenant=conversation.tenant
+                )
+                row.state = MessageState.WRITING
+                conversation.leaf = latest_leaf(messages, message_id)
+            asked = next((turn.text for turn in messages if turn.id == message.parent_id), "")
+            account = message.details.get("account")
+            writing = Writing(
+                Generation(
+                    TextRequest(source="console"), lambda _, done: self._answers.keep(message_id, done), "Thinking…",
+                    before=cut.text,
+                ),
+                message.conversation_id, asked, account=Account(**account) if account else None,
+                left_out=message.details.get("left_out", 0),
+            )  # fmt: skip
+            self._begin(message_id, writing, lambda: request)
+        return row
+
+    def show(self, message_id: str) -> None:
+        """Show the branch through a message, from there on as it was begun last."""
+        message = self._known(message_id)
+        with self._database.session() as session:
+            leaf = latest_leaf(rows(session, message.conversation_id), message_id)
+        self._change(message.conversation_id, leaf=leaf)
 
     def stop(self, conversation_id: str) -> None:
         """Stop the answer being written, if one is, and wait for it to be stored."""
@@ -240,35 +259,89 @@ class Conversations:
             self._generations.cancel(generation)
             generation.wait(5)
 
-    def _answer(self, answer: Message, turns: list[Message], options: ChatOptions, *, fresh: bool = False) -> Message:
-        messages = alternating(turns)
+    def delete(self, conversation_id: str) -> None:
+        """Delete a conversation with its messages; an answer being written is stopped, what waits is not asked."""
+        self._line.forget(conversation_id)
+        self.stop(conversation_id)
         with self._database.session() as session:
-            conversation = session.get(Conversation, answer.conversation_id)
-            tenant = conversation.tenant if conversation else ""
+            conversation = session.get(Conversation, conversation_id)
+            if conversation is not None:
+                session.delete(conversation)
+
+    # ---- a turn --------------------------------------------------------------------------------------------------
+
+    def _known(self, message_id: str) -> Message:
+        message = self.message(message_id)
+        if message is None:
+            raise NotFoundError(NO_MESSAGE)
+        return message
+
+    @contextmanager
+    def _turn(self, conversation_id: str) -> Iterator[tuple[Session, Conversation, list[Message]]]:
+        """A session to make a turn in, with the conversation and all its messages, only while nothing is written.
+
+        The caller holds `_asking`.
+        """
+        if self.busy(conversation_id):
+            raise BusyError()
+        try:
+            with self._database.session() as session:
+                conversation = session.get(Conversation, conversation_id)
+                if conversation is None:
+                    raise NotFoundError(GONE)
+                yield session, conversation, self._answers.turns(session, conversation_id)
+        except IntegrityError as error:  # another server on the same database was as fast
+            raise BusyError() from error
+
+    def _answer(
+        self, answer: Message, turns: list[Message], tenant: str, options: ChatOptions, *, fresh: bool = False
+    ) -> Message:
         note = "Searching the documents…" if options.collection is not None else "Thinking…"
-        generation = self._answers.begin(answer.id, note)
-
-        def make() -> TextRequest:
-            question = messages[-1]["content"]
-            common: dict[str, Any] = {
-                "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
-                "tenant": tenant, "question": question if len(messages) == 1 else "",
-                "likeness_scope": f"{options.collection}\0{options.system}",
-            }  # fmt: skip
-            if options.collection is None:
-                system = [{"role": "system", "content": options.system}] if options.system.strip() else []
-                return TextRequest(messages=[*system, *messages], trim=True, **common)
-            grounding = self._retriever.ground(
-                question, messages[:-1], options.collection or None, options.system, options.sight,
-                max_tokens=options.max_tokens, source="console",
-            )  # fmt: skip
-            return grounded_request(grounding, **common)
-
-        self._generations.start_in_background(generation, make)
+        generation = Generation(
+            TextRequest(source="console"), lambda _, done: self._answers.keep(answer.id, done), note
+        )
+        make = partial(answer_request, turns, options, self._retriever, tenant=tenant, fresh=fresh)
+        self._begin(answer.id, Writing(generation, answer.conversation_id, question=turns[-1].text), make)
         return answer
 
+    def _begin(self, message_id: str, writing: Writing, make: Callable[[], TextRequest]) -> None:
+        self._answers.begin(message_id, writing)
+        writing.generation.on_end(lambda _: self._later(writing.conversation_id))
+        self._generations.start_in_background(writing.generation, make)
 
-def _check_question(text: str) -> None:
-    if not text.strip():
-        raise InvalidInputError("The message is empty.", param="messages")
-    check_text(text, "messages")
+    def _later(self, conversation_id: str) -> None:
+        if self._line.of(conversation_id):
+            with contextlib.suppress(RuntimeError):  # the server is stopping
+                self._generations.in_background(lambda: self._ask_next(conversation_id))
+
+    def _ask_next(self, conversation_id: str) -> None:
+        """Ask the question that waits longest, unless an answer is being written."""
+        waiting = self._line.next(conversation_id)
+        if waiting is None:
+            return
+        try:
+            self.ask(conversation_id, waiting.text, waiting.options)
+        except BusyError:
+            self._line.add(conversation_id, waiting, first=True)
+        except TenfoldError as error:
+            log.warning("a question that waited could not be asked: %s", error.message)
+
+    def _marks(self, writing: Writing) -> tuple[Mark, ...]:
+        def similar(texts: list[str]) -> np.ndarray | None:
+            if self._embeddings is None or self._embeddings.missing:
+                return None
+            return self._embeddings.vectors(texts, "console", "realtime")
+
+        generation = writing.generation
+        return attribute(generation.text.strip(), generation.citations, writing.question, similar,
+                         cut=generation.finish_reason != "stop")  # fmt: skip
+
+
+def _answer_of(
+    session: Session, conversation: Conversation, messages: list[Message], turns: list[Message]
+) -> Message:
+    """The row of the answer that follows, in the transaction of its question; the branch that it ends is shown."""
+    answer = placed(session, messages, answer_to(turns[-1] if turns else None))
+    conversation.leaf = answer.id
+    session.add(conversation)
+    return answer

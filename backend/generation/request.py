@@ -42,6 +42,7 @@ class TextRequest:
         fresh: do not give an answer again.
         reply: what to answer without asking the model.
         notice: what a reader should know of how the messages were made to fit.
+        continued: the end of `token_ids` that was written before, as the beginning of this answer.
     """
 
     messages: list[dict[str, str]] | None = None
@@ -64,6 +65,7 @@ class TextRequest:
     fresh: bool = False
     reply: str | None = None
     notice: str = ""
+    continued: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

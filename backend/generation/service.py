@@ -66,6 +66,17 @@ class GenerationService:
         """What the engine that answers is doing."""
         return self._engine.state
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that answers; empty while none is loaded."""
+        info = self._engine.info
+        return info.fingerprint if info else ""
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together; raises UnavailableError until it is known."""
+        return self._engine.known().max_model_len
+
     # ---- a request -----------------------------------------------------------------------------------------------
 
     def prepare(self, request: TextRequest) -> Prepared:
@@ -153,6 +164,14 @@ class GenerationService:
         except RuntimeError:
             generation.fail(UnavailableError("The server is stopping."))
 
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Have something done by a worker that nobody waits for.
+
+        Raises:
+            RuntimeError: the server is stopping.
+        """
+        self._workers.submit(work)
+
     def cancel(self, generation: Generation) -> None:
         """Stop a generation wherever it is; what is written stays."""
         generation.cancelled = True
@@ -184,7 +203,10 @@ class GenerationService:
         return True
 
     def _decoder(self, request: TextRequest) -> StreamDecoder:
-        return StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
+        decoder = StreamDecoder(self._text(), list(request.stop), request.sampling.stop_token_ids)
+        for token in request.continued:  # their text is written; what follows may need them to be decoded
+            decoder.push(token)
+        return decoder
 
     def _asked(self, generation: Generation) -> Asked:
         """The request as the ledger names it."""

@@ -73,6 +73,7 @@ class Generation:
         request: what was asked for.
         keep: stores what was written; readers learn of the end when it has.
         note: what is done before anything is written.
+        before: what it goes on from, where it writes an answer on; the beginning of its text.
 
     Attributes:
         id: the request's id, with the engine and in the ledger.
@@ -90,13 +91,16 @@ class Generation:
         cancelled: somebody wants it to end.
     """
 
-    def __init__(self, request: TextRequest, keep: Keep | None = None, note: str = "") -> None:
+    def __init__(
+        self, request: TextRequest, keep: Keep | None = None, note: str = "", *, before: str = ""
+    ) -> None:
         self.id = new_id()
         self.request = request
         self.created = time.time()
         self.pieces: list[Piece] = []
         self.status = Status.PREPARING
         self.note = note
+        self.before = before
         self.finish_reason: str | None = None
         self.error: TenfoldError | None = None
         self.account: Account | None = None
@@ -115,7 +119,7 @@ class Generation:
     @property
     def text(self) -> str:
         """Everything written so far."""
-        return "".join(piece.text for piece in list(self.pieces))
+        return self.before + "".join(piece.text for piece in list(self.pieces))
 
     @property
     def ended(self) -> bool:

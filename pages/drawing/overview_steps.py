@@ -11,6 +11,7 @@ from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.caller import current_caller, current_sight
 from pages.drawing.acts import after_press, press
+from pages.drawing.chat_settings import settings_of
 from pages.navigation import page
 
 ASKED = "overview-asked"
@@ -66,13 +67,10 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
 
 def ask(runtime: Runtime) -> None:
     """Begin a chat with the first question; the page goes there when it is drawn anew."""
-    conversations = runtime.conversations
-    conversation = conversations.create(current_caller().tenant)
-    options = conversations.options(
-        system="", temperature=0.0, top_p=0.9, repetition_penalty=1.0, max_tokens=256, collection="",
-        sight=current_sight(),
-    )  # fmt: skip
-    conversations.ask(conversation.id, QUESTION, options)
+    settings = settings_of(runtime, None)
+    options = runtime.conversations.options(settings, current_sight(), searchable=True)
+    conversation = runtime.conversations.create(current_caller().tenant, settings)
+    runtime.conversations.send(conversation.id, QUESTION, options)
     st.session_state[ASKED] = conversation.id
 
 

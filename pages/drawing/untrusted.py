@@ -7,10 +7,16 @@ own badges, or begin a formula or an element. It knows nothing of where a text c
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import pairwise
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _UNSPOKEN = re.compile(r"[^\w.\-]|^[.\-]+")
 _FENCE = re.compile(r"(`{3,}[^`\n]*|~{3,}[^\n]*)")
+_ITEM = re.compile(r"[ \t]*(?:(?:[-*+]|\d+[.)]|>)[ \t]+)*")
+_ON, _OFF = "\ue102", "\ue103"
+"""Stand for where a highlight begins and ends; in a text of its own they are shown as unknown."""
+_FOREIGN = str.maketrans({_ON: "\ufffd", _OFF: "\ufffd"})
 _INLINE = re.compile(
     r"(?P<kept>\\[!-/:-@\[-`{-~])"  # escaped by its author
     r"|(?P<code>(?<!`)(?P<ticks>`+)(?!`)[^|]*?(?<!`)(?P=ticks)(?!`))"  # but not over a table's cells
@@ -51,10 +57,40 @@ def prose(text: str) -> str:
     return "\n".join(out)
 
 
-def passage(text: str) -> str:
-    """A chunk of a document, to fit into a panel: headings become bold."""
-    lines = [f"**{line.lstrip('#').strip()}**\n" if line.startswith("#") else line for line in text.splitlines()]
-    return prose("\n".join(lines))
+def passage(text: str, marked: Iterable[tuple[int, int]] = ()) -> str:
+    """A chunk of a document, to fit into a panel: headings become bold, and what is marked is highlighted.
+
+    Args:
+        text: the chunk.
+        marked: [start, end) of its characters; their words are shown without emphasis.
+    """
+    spans, lines, at = list(marked), [], 0
+    for line in text.translate(_FOREIGN).splitlines(keepends=True):
+        start, at = at, at + len(line)
+        bare = line.rstrip("\r\n")
+        parts = [(max(a - start, 0), min(b - start, len(bare))) for a, b in spans if a < at and b > start]
+        if bare.startswith("#"):
+            lines.append(f"**{bare.lstrip('#').strip()}**\n")
+        else:
+            lines.append(_highlighted(bare, parts))
+    return prose("\n".join(lines)).replace(_ON, ":yellow-background[").replace(_OFF, "]")
+
+
+def _highlighted(line: str, parts: list[tuple[int, int]]) -> str:
+    """A line with marks around parts of it, each a table's cell or a stretch of words without formatting."""
+    bounds = [bar.start() for bar in re.finditer(r"\|", line)] if line.lstrip().startswith("|") else []
+    begin = match.end() if (match := _ITEM.match(line)) else 0
+    out, at = "", 0
+    for start, end in sorted(parts):
+        edges = [max(start, begin, at), *(bar for bar in bounds if start < bar < end), end]
+        for first, last in pairwise(edges):
+            words = line[first:last].strip("| \t")
+            if not words:
+                continue
+            first = line.index(words, first)
+            out += line[at:first] + _ON + plain(words.replace("**", "").replace("`", "")) + _OFF
+            at = first + len(words)
+    return out + line[at:]
 
 
 def opening(text: str, most: int = 90) -> str:

@@ -79,7 +79,7 @@ def test_another_server_on_the_database_cannot_double_a_turn(room: Room, chats: 
     chat = chats.create()
     chats.ask(chat.id, "Ours", ChatOptions())
     rows = chats.messages(chat.id)
-    with pytest.raises(InvalidInputError, match="still being written"), theirs._turn(chat.id) as session:
+    with pytest.raises(InvalidInputError, match="still being written"), theirs._turn(chat.id) as (session, _, _):
         session.add(type(rows[0])(conversation_id=chat.id, position=1, role="user", text="Theirs"))
     assert [m.text for m in chats.messages(chat.id)] == ["Ours", ""]
 

@@ -90,20 +90,22 @@ def test_what_the_prefix_cache_saved_is_about_what_reading_it_took(runtime: Runt
     assert 0.3 < saved / (took * again.cached_tokens / 1500) < 3
 
 
-def test_regenerate_and_edit_replace_what_follows(runtime: Runtime) -> None:
-    chat = runtime.conversations.create()
-    answer(runtime, chat.id, "One")
-    answer(runtime, chat.id, "Two")
-    runtime.conversations.regenerate(chat.id, SHORT)
-    generation = runtime.conversations.busy(chat.id)
-    assert generation is None or generation.wait(60)
-    messages = runtime.conversations.messages(chat.id)
-    assert [m.role for m in messages] == ["user", "assistant", "user", "assistant"]
-    message = runtime.conversations.edit(messages[0].id, "Uno", SHORT)
-    generation = runtime.conversations.writing(message.id)
-    assert generation is None or generation.wait(60)
-    assert next(m.text for m in runtime.conversations.messages(chat.id)) == "Uno"
-    assert len(runtime.conversations.messages(chat.id)) == 2
+def test_a_cut_answer_goes_on_as_if_it_had_not_been_cut(runtime: Runtime) -> None:
+    long = ChatOptions(sampling=SamplingParams(temperature=0.0), max_tokens=40)
+    whole, cut = runtime.conversations.create(), runtime.conversations.create()
+    question = "Write three sentences about the sea."
+    answer(runtime, whole.id, question, long)
+    identifier = answer(runtime, cut.id, question, SHORT)
+    short = runtime.conversations.messages(cut.id)[-1]
+    assert short.details["finish_reason"] == "length" and runtime.conversations.can_go_on(short)
+    for _ in range(4):
+        runtime.conversations.go_on(identifier, SHORT)
+        generation = runtime.conversations.writing(identifier)
+        assert generation is None or (generation.text.startswith(short.text) and generation.wait(60))
+    expected, now = (runtime.conversations.messages(chat.id)[-1] for chat in (whole, cut))
+    assert now.text == expected.text and now.id == identifier
+    assert now.details["account"]["output_tokens"] == expected.details["account"]["output_tokens"] == 40
+    assert len(runtime.conversations.messages(cut.id)) == 2
 
 
 def test_chats_are_found_renamed_exported_and_deleted(runtime: Runtime) -> None:

@@ -54,11 +54,20 @@ class StandInEngine:
     def abort(self, request_id: str) -> None:
         self._end(request_id, "abort", 0)
 
-    def answer(self, request_id: str, text: str = " Yes.") -> None:
+    @property
+    def open(self) -> list[str]:
+        """The ids of the requests that have not ended."""
+        return list(self._sinks)
+
+    def write(self, request_id: str, text: str) -> int:
+        """Write some of an answer; gives its tokens."""
         ids = self.text.encode(text)
         for token in ids:
             self._sinks[request_id](Token(token, None))
-        self._end(request_id, "stop", len(ids))
+        return len(ids)
+
+    def answer(self, request_id: str, text: str = " Yes.") -> None:
+        self._end(request_id, "stop", self.write(request_id, text))
 
     def fail(self, request_id: str, why: str, kind: str = "unavailable", usage: Usage | None = None) -> None:
         self._sinks.pop(request_id)(Failed(request_id, why, kind, usage))

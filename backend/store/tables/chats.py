@@ -1,4 +1,4 @@
-"""Conversations and their turns."""
+"""Conversations and their turns: a tree, of which one branch is shown."""
 
 from __future__ import annotations
 
@@ -30,23 +30,30 @@ class MessageState(StrEnum):
 
 
 class Conversation(SQLModel, table=True):
-    """A chat."""
+    """A chat. `leaf` is the last message of the branch that is shown; `settings` are how it is answered."""
 
     __tablename__ = "conversation"
     id: str = Field(default_factory=new_id, primary_key=True)
     title: str = "New conversation"
     tenant: str = Field(default="", index=True)  # whose it is
+    leaf: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created: float = Field(default_factory=time.time)
     updated: float = Field(default_factory=time.time, index=True)
 
 
 class Message(SQLModel, table=True):
-    """One turn of a chat. `details` holds citations, metrics and settings of an answer."""
+    """One turn of a chat. `details` holds citations, metrics and settings of an answer.
+
+    `position` counts the messages of a conversation as they came, on whichever branch; `parent_id` is the one that it
+    follows, None for a first question. Both stay within a conversation, which messages are deleted with.
+    """
 
     __tablename__ = "message"
     __table_args__ = (Index("uq_message_place", "conversation_id", "position", unique=True),)
     id: str = Field(default_factory=new_id, primary_key=True)
     conversation_id: str = Field(foreign_key="conversation.id", index=True, ondelete="CASCADE")
+    parent_id: str | None = None
     position: int
     role: Speaker = Field(sa_column=Column(StateType(Speaker), nullable=False))
     text: str = ""
@@ -56,3 +63,18 @@ class Message(SQLModel, table=True):
     error: str = ""
     details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created: float = Field(default_factory=time.time)
+
+
+class CutAnswer(SQLModel, table=True):
+    """What it takes to write an answer on that was cut: its prompt and what was written of it, to the token.
+
+    `tokens` are int64, of which the last `written` are the answer's; they mean something to the model of that
+    `fingerprint` alone. `text` is the answer with the white space at its end.
+    """
+
+    __tablename__ = "cut_answer"
+    message_id: str = Field(foreign_key="message.id", primary_key=True, ondelete="CASCADE")
+    fingerprint: str
+    tokens: bytes
+    written: int
+    text: str
