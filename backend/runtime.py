@@ -72,10 +72,8 @@ class Runtime:
         builder = Builder(settings, self.database, blobs, self.documents, self.embeddings, self.index, self.texts)
         self.reader = Reader(self.database, blobs, self.documents, builder, self.index, signals)
         self.planner = Planner(self.database, builder, self.ledger, self.prices)
-        version = builder.index_version
-        self.retriever = Retriever(
-            self.documents, self.collections, self.embeddings, self.index, version, self.texts, self.engine
-        )
+        seen, version = (self.documents, self.collections), builder.index_version
+        self.retriever = Retriever(*seen, self.embeddings, self.index, version, self.texts, self.engine)
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,

@@ -13,6 +13,8 @@ from pages.drawing.untrusted import plain
 
 REFUSED = "act-refused"
 ACTED = "act-done"
+PRESSED = "act-pressed"
+"""The drawing of the button that was pressed last."""
 
 
 def act(action: Callable[[], object]) -> None:
@@ -26,7 +28,8 @@ def press(
 ) -> None:
     """A button of something that another page may change or delete meanwhile.
 
-    The action is done before the page is drawn anew, so a press is never lost with the button that it was made on.
+    The action is done before the page is drawn anew, so a press is never lost with the button that it was made on; and
+    once, although a page that is drawn anew from within a fragment hears of the press that led there again.
 
     Args:
         label: what the button says.
@@ -35,7 +38,7 @@ def press(
         place: where it stands; None for where the page is being drawn.
         more: what else `st.button` takes.
     """
-    (place or st).button(label, key=key, on_click=_attempt, args=(action,), **more)
+    (place or st).button(label, key=key, on_click=_once, args=(action, object()), **more)
 
 
 def press_after_asking(
@@ -69,6 +72,14 @@ def after_press() -> None:
     """Draw the whole page where only this fragment would be drawn after a press in it. First in such a fragment."""
     if ACTED in st.session_state:
         st.rerun()
+
+
+def _once(action: Callable[[], object], drawn: object) -> None:
+    """Do what a button stands for, unless it was done for this very drawing of it."""
+    if st.session_state.get(PRESSED) is drawn:
+        return
+    st.session_state[PRESSED] = drawn
+    _attempt(action)
 
 
 def _attempt(action: Callable[[], object]) -> None:

@@ -110,6 +110,8 @@ def test_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any) -> None:
     page.get_by_role("button", name="Regenerate").wait_for()
     answer = page.get_by_test_id("stChatMessage").nth(1)
     expect(answer).to_contain_text("182")
+    chats = page.get_by_test_id("stSidebar").get_by_role("button", name=re.compile("^How many steps"))
+    expect(chats).to_have_count(1)  # one press asks once
     expect(answer).to_contain_text(re.compile(r"first token .* in · .* out"))
     page.get_by_role("button", name=re.compile(r"\[1\] lighthouse")).click()
     passage = page.get_by_test_id("stPopoverBody").filter(has_text="score")

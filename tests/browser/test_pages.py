@@ -154,7 +154,7 @@ def test_the_bar_stands_still_from_page_to_page(visit: Open, site: Server, chat_
             expect(bar.get_by_role("heading", level=1)).to_have_text(PAGES[name][0])
             box = bar.bounding_box()
             assert (round(box["y"]), round(box["height"])) == (0, 56), name
-            page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, 400)")
+            page.locator(SCROLLED).evaluate_all("all => all.forEach(one => one.scrollTo(0, 400))")
             assert round(bar.bounding_box()["y"]) == 0, f"{name} scrolls its bar away"
             expect(bar.get_by_role("status")).to_contain_text("Balanced")
 
