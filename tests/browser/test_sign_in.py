@@ -69,8 +69,8 @@ def test_a_stranger_is_asked_for_a_key(visit: Open, guarded: Server) -> None:
 
 @pytest.mark.parametrize(
     ("role", "shown"),
-    [("chat, use documents", ["Chat", "Documents", "Retrieval", "Jobs", "Dashboard", "API"]),
-     ("look and search", ["Retrieval", "Dashboard", "API"])],
+    [("chat, use documents", ["Overview", "Chat", "Knowledge", "Jobs", "Monitor", "Connect"]),
+     ("look and search", ["Overview", "Knowledge", "Monitor", "Connect"])],
 )  # fmt: skip
 def test_a_key_shows_what_its_role_may(visit: Open, guarded: Server, role: str, shown: list[str]) -> None:
     with visit(guarded) as admin:
@@ -80,7 +80,7 @@ def test_a_key_shows_what_its_role_may(visit: Open, guarded: Server, role: str, 
         sign_in(page, key)
         assert pages_of(page) == shown
         page.goto(f"{guarded.url}/connect")
-        expect(page.get_by_role("heading", name="API", exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name="Connect", exact=True)).to_be_visible()
         settled(page)
         expect(page.get_by_role("heading", name="Keys")).to_have_count(0)
 

@@ -71,7 +71,7 @@ def read_shape(folder: Path) -> ModelShape:
         kind = dict(raw["quantization_config"]).get("quant_method", "of some kind")
         raise UnsupportedModelError(
             f"{folder.name} holds weights that are quantized already ({kind}), which is not supported. Take the "
-            "original model, and choose its precision under Optimizations."
+            "original model, and choose its precision on Optimize."
         )
     try:
         shape = _shape(folder, raw, family)
