@@ -10,7 +10,7 @@ from pages.caller import current_caller, current_sight
 from pages.drawing.acts import act, refusal
 from pages.drawing.chat_client import close_sidebar, draw_client, focus_input
 from pages.drawing.chat_list import draw_list, draw_wanted
-from pages.drawing.chat_settings import draw_settings, forget_unsaved, settings_of
+from pages.drawing.chat_settings import draw_settings, settings_of, settings_opened
 from pages.drawing.chat_sources import close_panel, open_source, source_panel
 from pages.drawing.chat_style import draw_style
 from pages.drawing.chat_welcome import draw_welcome
@@ -27,6 +27,7 @@ def open_conversation(identifier: str | None) -> None:
     """Show another conversation, or the empty page."""
     st.session_state.pop(EDITED, None)
     close_panel()
+    settings_opened()
     close_sidebar()
     focus_input()
     _remember(identifier)
@@ -70,7 +71,7 @@ def ask(runtime: Runtime, identifier: str | None, question: str) -> None:
         identifier = runtime.conversations.create(current_caller().tenant, settings).id
         st.session_state[BEGUN] = identifier
         _remember(identifier)
-        forget_unsaved()
+        settings_opened()
     focus_input()
     runtime.conversations.send(identifier, question, options)
 

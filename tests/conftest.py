@@ -29,7 +29,10 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = ("browser/test_console.py", "browser/test_pages.py", "engine/test_reading.py", "api/test_recovery.py")
+LONG = (
+    "browser/test_chat.py", "browser/test_pages.py", "engine/test_reading.py",
+    "api/test_recovery.py",
+)  # fmt: skip
 Value = TypeVar("Value")
 
 

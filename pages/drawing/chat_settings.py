@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 UNSAVED = "new-chat-settings"
 """Those of the chat that has no question yet."""
+OPENED = "chat-opened"
+"""How many chats this tab opened: a browser remembers what a widget of some name said, and each is another chat's."""
 ALL = ""
 
 
@@ -29,9 +31,10 @@ def settings_of(runtime: Runtime, conversation: str | None) -> ChatSettings:
     return settings
 
 
-def forget_unsaved() -> None:
-    """Begin the next chat as chats begin."""
+def settings_opened() -> None:
+    """Another chat is opened: the next new one begins as chats begin."""
     st.session_state.pop(UNSAVED, None)
+    st.session_state[OPENED] = st.session_state.get(OPENED, 0) + 1
 
 
 def draw_settings(runtime: Runtime, conversation: str | None) -> ChatOptions:
@@ -40,7 +43,7 @@ def draw_settings(runtime: Runtime, conversation: str | None) -> ChatOptions:
     settings = settings_of(runtime, conversation)
     searchable = runtime.documents.any_searchable(sight)
     labels = {ALL: "All", **collection_labels(runtime)}
-    scope = conversation or "new"
+    scope = f"{conversation or 'new'}-{st.session_state.get(OPENED, 0)}"
 
     def change(field: str) -> Callable[[], None]:
         def save() -> None:

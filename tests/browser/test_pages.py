@@ -189,3 +189,33 @@ def test_a_request_of_the_list_shows_its_way(visit: Open, site: Server, chat_add
         table.locator("canvas").first.click(position={"x": 12, "y": 52})
         says(re.compile("^Prefill: "))(page)
         says(re.compile("tokens in, .* of them cached"))(page)
+
+
+def test_a_preset_that_was_pressed_stays(site: Any, page: Any) -> None:
+    """The page redraws itself while weights are loaded; what it drew before must not come back as if pressed."""
+    page.goto(f"{site.url}/optimize")
+    before = httpx.get(f"{site.url}/api/switches").json()["switches"]
+    for _ in range(3):
+        for i, batch in ((0, 1), (1, 64)):  # Baseline, Balanced
+            page.locator(f".st-key-preset-{('Baseline', 'Balanced')[i]} button").click()
+            until(lambda b=batch: httpx.get(f"{site.url}/api/switches").json()["switches"]["max_batch"] == b, "it acts")
+            page.wait_for_timeout(3000)
+            assert httpx.get(f"{site.url}/api/switches").json()["switches"]["max_batch"] == batch
+    assert httpx.get(f"{site.url}/api/switches").json()["switches"] == before
+
+
+def choose(page: Any, name: str) -> None:
+    page.get_by_role("radio", name=name).or_(page.get_by_role("button", name=name, exact=True)).first.click()
+
+
+def test_a_switch_acts_while_the_model_serves(site: Any, page: Any) -> None:
+    page.goto(f"{site.url}/optimize")
+    page.get_by_text(re.compile(r"^Precision ·")).click()
+    choose(page, "int8")
+    expect(page.locator(".frame")).to_contain_text("int8 · Custom")
+    page.get_by_text("Custom: 1 change from Balanced").wait_for()
+    until(lambda: httpx.get(f"{site.url}/healthz").json()["variant"] == "int8", "int8 serves")
+    page.get_by_role("button", name="Reset to Balanced").click()
+    expect(page.locator(".frame")).to_contain_text(re.compile("(bf16|fp32) · Balanced"))
+    page.get_by_text("What was changed in the last 7 days").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
