@@ -45,7 +45,7 @@ def draw_welcome(runtime: Runtime) -> str | None:
     with st.container(key="chat-suggestions", gap="xsmall"):
         for number, suggestion in enumerate(SUGGESTIONS):
             press(
-                suggestion, lambda s=suggestion: _pick(runtime, s, load=not samples),  # type: ignore[misc]
+                suggestion, lambda s=suggestion: pick(runtime, s, load=not samples),  # type: ignore[misc]
                 key=f"suggestion-{number}", icon=":material/arrow_forward:", width="stretch",
             )  # fmt: skip
     if not samples:
@@ -54,7 +54,8 @@ def draw_welcome(runtime: Runtime) -> str | None:
     return None
 
 
-def _pick(runtime: Runtime, suggestion: str, *, load: bool) -> None:
+def pick(runtime: Runtime, suggestion: str, *, load: bool) -> None:
+    """Have Chat ask a question about the sample documents as soon as they are read; `load` them first where needed."""
     st.session_state[PICKED] = suggestion
     if load:
         runtime.samples.load()

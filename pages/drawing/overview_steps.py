@@ -11,11 +11,10 @@ from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.caller import current_caller, current_sight
 from pages.drawing.acts import after_press, press
-from pages.drawing.chat_settings import settings_of
+from pages.drawing.chat_welcome import SUGGESTIONS, pick
 from pages.navigation import page
 
 ASKED = "overview-asked"
-QUESTION = "How many steps does the lighthouse tower have?"
 
 
 def done_steps(runtime: Runtime) -> tuple[bool, bool]:
@@ -35,8 +34,8 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
     st.write("Tenfold serves this model with batching, caches and smaller weights, and shows what each is worth.")
     may = current_caller().role.covers(Role.USER)
 
-    if chat := st.session_state.pop(ASKED, None):  # not from within a fragment: its page would come up empty
-        st.switch_page(page("chat"), query_params={"c": chat})
+    if st.session_state.pop(ASKED, False):  # not from within a fragment: its page would come up empty
+        st.switch_page(page("chat"))
 
     @st.fragment(run_every=1.0)
     def live() -> None:
@@ -56,8 +55,11 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
                 press("Load the sample documents", runtime.samples.load, key="load-samples", type="primary")
         with _step(2, "Ask a question", done=False):
             st.write("The answer quotes the documents.")
-            if may and ready and not reading:
-                press(QUESTION, partial(ask, runtime), key="first-question", type="primary")
+            samples = {d.name for d in runtime.documents.latest(sight)} & set(runtime.samples.names)
+            if may and not reading and (samples or not ready):
+                press(SUGGESTIONS[0], partial(ask, runtime, load=not samples), key="first-question")
+            elif may and ready:
+                st.page_link(page("chat"), label="Ask about your documents on Chat")
         with _step(3, "Call the API from a program", done=False):
             st.write("Any OpenAI client works: change its address.")
             st.page_link(page("connect"), label="See how on Connect")
@@ -65,13 +67,10 @@ def steps(runtime: Runtime, *, left_only: bool = False) -> None:
     live()
 
 
-def ask(runtime: Runtime) -> None:
-    """Begin a chat with the first question; the page goes there when it is drawn anew."""
-    settings = settings_of(runtime, None)
-    options = runtime.conversations.options(settings, current_sight(), searchable=True)
-    conversation = runtime.conversations.create(current_caller().tenant, settings)
-    runtime.conversations.send(conversation.id, QUESTION, options)
-    st.session_state[ASKED] = conversation.id
+def ask(runtime: Runtime, *, load: bool) -> None:
+    """Have Chat ask the first question; the page goes there when it is drawn anew."""
+    pick(runtime, SUGGESTIONS[0], load=load)
+    st.session_state[ASKED] = True
 
 
 def _step(number: int, title: str, *, done: bool) -> DeltaGenerator:
