@@ -48,9 +48,12 @@ def price(runtime: Runtime) -> None:
         press("Use this price", partial(choose, runtime, name), key="use-price", type="primary")
     st.caption(
         f"In force: **{plain(chosen.name)}**, {plain(money(chosen.per_hour))} per hour. New requests are counted at "
-        "the new price; what was counted stays. The listed figures are round ones to start from, not quotations: put "
-        "in what you pay."
+        "the new price; what was counted stays."
     )
+    picked = next((price for price in known if price.name == name), chosen if name == chosen.name else None)
+    if picked is not None:
+        said = f"Source: {picked.source}" + (f", read {picked.read}." if picked.read else ".") if picked.source else ""
+        st.caption(plain(f"{said} {picked.warning()}".strip()))
 
 
 def choose(runtime: Runtime, name: str) -> None:
