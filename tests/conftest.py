@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,6 +24,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not shutil.which("nvidia-smi"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything of Triton is imported
 os.environ.setdefault("TENFOLD_MEASURE_PRECISION", "false")  # weights that change while a test compares answers
+
+# Whoever asks by httpx has every certificate authority read first, which takes 20 ms; nobody here speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     # A core for each worker and all that it starts: OpenMP threads that share cores ruin each other.
