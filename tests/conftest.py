@@ -34,7 +34,11 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = ("browser/test_console.py", "browser/test_pages.py", "engine/test_reading.py", "api/test_recovery.py")
+LONG = (
+    "browser/test_console.py", "browser/test_pages.py", "browser/test_sign_in.py", "api/test_recovery.py",
+    "engine/test_reading.py", "engine/test_exactness.py", "test_kills.py", "chats/test_conversations.py",
+)  # fmt: skip
+"""The test files that take longest, the longest first."""
 Value = TypeVar("Value")
 
 
@@ -65,7 +69,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it at the end."""
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").as_posix() not in LONG)
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
