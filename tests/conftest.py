@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,6 +25,9 @@ if not shutil.which("nvidia-smi"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything of Triton is imported
 os.environ.setdefault("TENFOLD_MEASURE_PRECISION", "false")  # weights that change while a test compares answers
 
+# Whoever asks by httpx has every certificate authority read first, which takes 20 ms; nobody here speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
+
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     # A core for each worker and all that it starts: OpenMP threads that share cores ruin each other.
     cores = sorted(os.sched_getaffinity(0))
@@ -30,9 +35,11 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = (
-    "browser/test_chat.py", "browser/test_pages.py", "engine/test_reading.py",
-    "api/test_recovery.py",
+    "browser/test_pages.py", "browser/test_chat.py", "browser/test_knowledge.py", "browser/test_work.py",
+    "browser/test_sign_in.py", "api/test_recovery.py", "engine/test_reading.py", "engine/test_exactness.py",
+    "test_kills.py", "chats/test_conversations.py",
 )  # fmt: skip
+"""The test files that take longest, the longest first."""
 Value = TypeVar("Value")
 
 
@@ -63,7 +70,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it at the end."""
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").as_posix() not in LONG)
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def without_documents(page: Any) -> None:
 
 
 def begin_a_long_answer(site: Any, page: Any, text: str) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     without_documents(page)
     page.get_by_role("button", name="Settings").click()
     set_slider(page, "Temperature", "ArrowRight", 13)
@@ -135,13 +135,15 @@ def test_one_press_on_a_first_visit_ends_in_a_cited_answer(site: Any, page: Any)
     page.get_by_role("button", name=re.compile("How many steps")).click()
     answers(page, 1)
     answer = page.get_by_test_id("stChatMessage").nth(1)
+    chats = page.get_by_test_id("stSidebar").get_by_role("button", name=re.compile("^How many steps"))
+    expect(chats).to_have_count(1)  # one press asks once
     expect(answer).to_contain_text("182")
     expect(answer).to_contain_text(re.compile(r"first token .* in · .* out"))
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_focused()
 
 
 def test_a_mark_and_a_source_open_the_passage_with_the_sentence_marked(site: Any, page: Any) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     page.get_by_role("button", name=re.compile("How many steps")).last.click()
     answers(page, 1)
     for way in (page.get_by_role("link", name="[1]"), page.get_by_role("button", name=re.compile(r"\[1\] lighthouse"))):
@@ -158,7 +160,7 @@ def test_a_mark_and_a_source_open_the_passage_with_the_sentence_marked(site: Any
 
 
 def test_an_edited_question_and_another_answer_keep_what_was(site: Any, page: Any) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     with_short_answers(page)
     ask(page, "Name a colour.")
     answers(page, 1)
@@ -178,7 +180,7 @@ def test_an_edited_question_and_another_answer_keep_what_was(site: Any, page: An
 
 
 def test_a_cut_answer_says_so_and_goes_on(site: Any, page: Any) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     with_short_answers(page)
     ask(page, "Write a long story about a fox.")
     page.get_by_text("Cut at the longest answer allowed").wait_for()
@@ -191,7 +193,7 @@ def test_a_cut_answer_says_so_and_goes_on(site: Any, page: Any) -> None:
 
 
 def test_chat_draft_and_settings_are_there_after_another_page(site: Any, page: Any) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     with_short_answers(page)
     ask(page, "Name a river.")
     answers(page, 1)
@@ -224,7 +226,7 @@ def test_a_question_sent_meanwhile_waits_and_can_be_taken_back(site: Any, page: 
 
 
 def test_deleting_asks_first_and_a_title_and_a_file_can_be_had(site: Any, page: Any) -> None:
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     with_short_answers(page)
     ask(page, "Name a bird.")
     answers(page, 1)
@@ -253,7 +255,7 @@ def test_deleting_asks_first_and_a_title_and_a_file_can_be_had(site: Any, page: 
 
 def test_an_answer_is_copied(site: Any, page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(site.url)
+    page.goto(f"{site.url}/chat")
     with_short_answers(page)
     ask(page, "Name a fish.")
     answers(page, 1)
@@ -266,7 +268,7 @@ def test_an_answer_is_copied(site: Any, page: Any) -> None:
 
 def test_a_phones_sidebar_closes_after_a_choice(site: Any, visit: Any) -> None:
     with visit(site, viewport=PHONE) as page:
-        page.goto(site.url)
+        page.goto(f"{site.url}/chat")
         page.get_by_test_id("stExpandSidebarButton").click()
         page.locator("[class*=st-key-open-]").get_by_role("button").first.click()
         question(page, 0).wait_for()

@@ -99,12 +99,13 @@ def test_an_answer_the_database_does_not_take_is_shown_from_memory_and_stored_la
     shown = chats.messages(chat.id)[-1]
     assert (shown.text, shown.state) == ("Here I am.", "done") and "busy" in shown.details["unstored"]
     locked.execute("ROLLBACK")
-    assert room.database.writer.flush(30)
+    assert room.ledger.flush(30)
     with sqlite3.connect(room.database.engine.url.database or "") as stored:
         assert stored.execute("select text, state from message where role = 'assistant'").fetchall() == [
             ("Here I am.", "done")
         ]
-        assert stored.execute("select outcome from usage").fetchall() == [("stop",)], "a row of the ledger was lost"
+        outcomes = stored.execute("select outcome from ledger_entry where kind = 'generate'").fetchall()
+        assert outcomes == [("stop",)], "a row of the ledger was lost"
     assert "unstored" not in chats.messages(chat.id)[-1].details
 
 

@@ -6,11 +6,8 @@ What the decoder and the encoder give with tiles is what they give without: to t
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +20,13 @@ from backend.engine.config import blocks_for
 from backend.engine.embedding.kernel import KernelForward
 from backend.engine.embedding.weights import read_encoder_shape, read_weights
 from backend.engine.kernels.abi import MIRRORS, check_sizes, declare
-from backend.engine.kernels.build import FLAGS, SOURCES
+from backend.engine.kernels.build import SOURCES
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.kernel import way
 from backend.models.checkpoint import resolve
 from backend.models.random_model import write
-from tests.engine.test_products import AMX, COMPILER, WAYS, X86
+from tests.engine.compiled import linked
+from tests.engine.test_products import AMX, WAYS, X86
 
 CPU = torch.device("cpu")
 TEXTS = [[101, *range(2000, 2000 + n), 102] for n in (1, 5, 30, 77)]
@@ -37,19 +35,8 @@ TEXTS = [[101, *range(2000, 2000 + n), 102] for n in (1, 5, 30, 77)]
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """All kernels, with tiles emulated."""
-    assert COMPILER is not None, "the kernels were not built either"
-    folder = tmp_path_factory.mktemp("amx")
-
-    def compiled(source: Path) -> str:
-        to = folder / f"{source.stem}.o"
-        command = [str(COMPILER), *FLAGS, *WAYS[AMX], "-c", str(source), "-o", str(to)]
-        subprocess.run(command, check=True, capture_output=True)
-        return str(to)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, SOURCES))
-    subprocess.run([COMPILER, "-shared", "-pthread", *objects, "-o", str(folder / "amx.so")], check=True)
-    library = ctypes.CDLL(str(folder / "amx.so"))
+    file = linked(tmp_path_factory.mktemp("amx") / "amx.so", SOURCES, WAYS[AMX])
+    library = ctypes.CDLL(str(file))
     check_sizes(library, MIRRORS)
     library = declare(library)
     assert library.tenfold_has_tiles() and (way(library) == AMX or not X86)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -23,6 +25,7 @@ from transformers import (
 
 from backend.engine.attention.base import Batch, NewTokens, make_batch
 from backend.engine.kernels.build import load_cpu_kernels
+from backend.engine.model import configuration
 from backend.engine.model.decoder import Decoder
 from backend.engine.model.weights import UnsupportedModelError, read_shape
 
@@ -100,3 +103,31 @@ def test_sizes_that_are_no_whole_vectors_are_right_too(variant: str, tmp_path: P
         attention.allocate(2)
         results.append(decoder.forward(one_sequence(list(range(20)), 0, [0, 1]), attention))
     assert float((results[0] - results[1]).norm() / results[0].norm()) < 0.05
+
+
+def test_what_transformers_makes_of_a_configuration_is_remembered_until_the_file_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, folders, asked = tmp_path / "cache", {}, list[Path]()
+    for family, (_, config) in FAMILIES.items():
+        folders[family] = tmp_path / family
+        config.save_pretrained(folders[family])
+        file = folders[family] / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": [FAMILIES[family][0].__name__]}))
+    monkeypatch.setattr(
+        configuration, "as_transformers", lambda folder: asked.append(folder) or AutoConfig.from_pretrained(folder)
+    )
+    fresh = {family: read_shape(folder) for family, folder in folders.items()}
+    first = {family: read_shape(folder, cache) for family, folder in folders.items()}
+    assert first == fresh and len(asked) == 2 * len(FAMILIES)
+    again = {family: read_shape(folder, cache) for family, folder in folders.items()}
+    assert again == fresh and len(asked) == 2 * len(FAMILIES), "nobody was asked again"
+    assert all(again[family].rope == fresh[family].rope for family in FAMILIES)
+    one = folders["llama-gqa"] / "config.json"
+    one.write_text(json.dumps({**json.loads(one.read_text()), "intermediate_size": 128}))
+    assert read_shape(one.parent, cache).intermediate == 128
+    for kept in (cache / "configurations").iterdir():
+        kept.write_text('{"vocab_size": 7}')
+    assert {family: read_shape(folder, cache) for family, folder in folders.items() if folder != one.parent} == {
+        family: shape for family, shape in fresh.items() if family != "llama-gqa"
+    }

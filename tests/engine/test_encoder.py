@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, BertConfig, BertModel
 
 from backend import packaged
+from backend.engine.embedding import smoothing
 from backend.engine.embedding.encoder import Encoder
 from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.model.weights import UnsupportedModelError
@@ -132,3 +133,25 @@ def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
     with pytest.raises(UnsupportedModelError, match="roberta"):
         Encoder(tmp_path, CPU)
+
+
+def test_what_smooths_its_products_is_kept_to_the_bit_and_made_again_where_it_is_damaged(
+    folder: Path, texts: list[list[int]], cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, made = kernels(cache_dir), list[Path]()
+    compute = smoothing.smoothing
+    monkeypatch.setattr(smoothing, "smoothing", lambda at, *rest: made.append(at) or compute(at, *rest))
+
+    def vectors() -> np.ndarray:
+        return Encoder(folder, CPU, library, cache_dir=tmp_path).embed(texts[:4])  # type: ignore[arg-type]
+
+    first = vectors()
+    assert np.array_equal(vectors(), first) and len(made) == 1
+    (file,) = (tmp_path / "quantized").glob("*-smoothing-*.json")
+    whole = json.loads(file.read_text())
+    for damaged in ("{", "[]", json.dumps({**whole, "0.qkv": [1.0]}), json.dumps({**whole, "0.qkv": "x"})):
+        file.write_text(damaged)
+        assert np.array_equal(vectors(), first)
+    assert len(made) == 5 and json.loads(file.read_text()) == whole
+    monkeypatch.setattr(smoothing, "ALPHA", 0.5)
+    assert not np.array_equal(vectors(), first) and len(made) == 6, "other factors are of another name"

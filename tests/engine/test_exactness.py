@@ -63,9 +63,9 @@ def test_cache_warm(make_engine: Any, prompts: Any, expected: Any) -> None:
 
 
 def test_preempted_and_resumed(make_engine: Any, prompts: Any, expected: Any) -> None:
-    # 10 blocks cannot hold eight sequences of two each and more, so they take turns.
+    # 7 blocks cannot hold eight sequences of two each and more, so they take turns.
     block_bytes = 30 * 2 * 3 * 64 * 16 * 4
-    harness = make_engine(FP32, kv_cache_bytes=10 * block_bytes, max_model_len=120)
+    harness = make_engine(FP32, kv_cache_bytes=7 * block_bytes, max_model_len=100)
     assert greedy(harness, prompts) == expected
     assert harness.core.scheduler.preemptions > 0
 

@@ -41,10 +41,10 @@ def test_a_prefix_is_used_again_after_a_restart(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other tokens", "gone"])
 def test_a_damaged_file_is_removed_and_its_block_computed(
-    make_engine: Any, prompts: Any, tmp_path: Path, damage: str
+    make_engine: Any, tiny: Any, tmp_path: Path, damage: str
 ) -> None:
-    prompt = prompts[2] * 6
-    first = make_engine(FP32, prefix_dir=tmp_path)
+    prompt = [(5 * j) % 61 for j in range(80)]
+    first = make_engine(FP32, folder=tiny[0], prefix_dir=tmp_path)
     expected, _ = once(first, "cold", prompt)
     once(first, "met again", prompt)
     first.core.close()
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_removed_and_its_block_computed(
             file.write_bytes(data)
         else:
             file.unlink()
-    second = make_engine(FP32, prefix_dir=tmp_path)
+    second = make_engine(FP32, folder=tiny[0], prefix_dir=tmp_path)
     assert once(second, "warm", prompt) == (expected, 0)
     second.core.cache.check([])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import pytest
 import torch
 
 from backend.engine.kernels.abi import SIGNATURES
-from backend.engine.kernels.build import FLAGS, HERE
+from backend.engine.kernels.build import HERE
 from backend.engine.memory import Arena
 from backend.engine.quantization.hadamard import order_for, rotated
 from backend.engine.quantization.kernel import KernelLinear, way
+from tests.engine.compiled import compiled, linked
 
-COMPILER = shutil.which("g++") or shutil.which("clang++")
 X86 = platform.machine() in ("x86_64", "AMD64")
 EMULATED = f'-DTENFOLD_EMULATED_AMX="{Path(__file__).with_name("emulated_amx.h")}"'
 PLAINEST = ["-O1", *(["-march=x86-64"] if X86 else [])]
@@ -34,11 +33,8 @@ SHAPES = [(96, 64), (33, 20), (100, 36), (64, 576)]
 
 @pytest.fixture(scope="module", params=WAYS)
 def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    assert COMPILER is not None, "the kernels were not built either"
-    library = tmp_path_factory.mktemp("products") / "products.so"
-    sources = [str(HERE / name) for name in ("gemm.cpp", "team.cpp")]
-    command = [COMPILER, *FLAGS, "-shared", *WAYS[request.param], *sources, "-o", str(library)]
-    subprocess.run(command, check=True, capture_output=True)
+    sources = [HERE / name for name in ("gemm.cpp", "team.cpp")]
+    library = linked(tmp_path_factory.mktemp("products") / "products.so", sources, WAYS[request.param])
     loaded = ctypes.CDLL(str(library))
     for name, (arguments, result) in SIGNATURES.items():
         if hasattr(loaded, name):
@@ -130,9 +126,8 @@ def test_tiles_that_are_not_wanted_or_do_not_fit_are_left_alone(products: ctypes
 @pytest.mark.skipif(not X86, reason="names x86 processors")
 @pytest.mark.parametrize("processor", ["skylake-avx512", "icelake-server", "sapphirerapids"])
 def test_the_kernels_can_be_compiled_for_processors_that_are_not_here(processor: str) -> None:
-    assert COMPILER is not None, "the kernels were not built either"
-    flags = [flag for flag in FLAGS if not flag.startswith("-march")]
     for source in ("gemm.cpp", "encoder.cpp", "attention.cpp"):
-        command = [COMPILER, *flags, f"-march={processor}", "-fsyntax-only", str(HERE / source)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr[-2000:]
+        try:
+            compiled(HERE / source, [f"-march={processor}", "-fsyntax-only"])
+        except subprocess.CalledProcessError as error:
+            pytest.fail(error.stderr.decode()[-2000:])

@@ -30,6 +30,7 @@ from backend.engine.quantization.stored import sensitive_file
 from backend.engine.remembered import remember
 from backend.engine.switches import Switches
 from backend.models.checkpoint import fingerprint
+from backend.models.random_model import write
 from tests.engine.conftest import LENGTH, Harness
 
 FP32 = Switches(quantization="fp32")
@@ -139,27 +140,26 @@ def test_all_layers_in_one_call_give_the_same_logits(chat_folder: Path, cache_di
     assert torch.equal(*results)
 
 
-def test_quantized_layers_from_disk_are_those_that_were_made(
-    chat_folder: Path, tmp_path: Path, cache_dir: Path
-) -> None:
+def test_quantized_layers_from_disk_are_those_that_were_made(tmp_path: Path, cache_dir: Path) -> None:
     kernels = load_cpu_kernels(cache_dir)
     if not is_fast(kernels):
         pytest.skip("this processor has nothing better than the compiler's vectors; nothing is kept here")
-    made = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    folder = write("tiny", tmp_path / "tiny")
+    made = Decoder(folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
     (file,) = (tmp_path / "quantized").glob("*.safetensors")
-    kept = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    kept = Decoder(folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
     for one, other in zip(made.layers, kept.layers, strict=True):
         assert torch.equal(one.input_norm, other.input_norm)
         for name in LINEARS:
             a, b = getattr(one, name).packed(), getattr(other, name).packed()
             assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     file.write_bytes(file.read_bytes()[:1000])
-    again = Decoder(chat_folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
+    again = Decoder(folder, "int8", torch.device("cpu"), kernels, cache_dir=tmp_path)
     assert torch.equal(again.layers[0].down.packed()["packed"], made.layers[0].down.packed()["packed"])  # type: ignore[attr-defined]
 
 
 def test_sparse_reading_of_all_pages_is_dense(make_engine: Any, prompts: Any) -> None:
-    long = [(prompts[2] * 40)[:700]]
+    long = [(prompts[2] * 40)[:400]]
     dense = generate(make_engine(FP32), long)
     everything = make_engine(FP32.updated({"sparse_attention": True, "sparse_keep_percent": 100}))
     assert generate(everything, long) == dense

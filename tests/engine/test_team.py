@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.engine.kernels.build import FLAGS, HERE, load_cpu_kernels
+from backend.engine.kernels.build import HERE, load_cpu_kernels
 from backend.engine.memory import Arena
 from backend.engine.quantization.kernel import KernelLinear
-from tests.engine.test_products import COMPILER
+from tests.engine.compiled import linked
 
 CROWD = 8
 ROUNDS = 120
@@ -43,11 +43,8 @@ def check(linear: KernelLinear, x: torch.Tensor, expected: torch.Tensor, wrong: 
 
 def test_who_comes_late_for_a_piece_does_no_harm(tmp_path: Path) -> None:
     """Helpers lose their core at the worst moment: between taking a piece and looking whose it is."""
-    assert COMPILER is not None, "the kernels were not built either"
-    program = str(tmp_path / "late")
-    sources = [str(HERE / "team.cpp"), str(Path(__file__).with_name("late_helper.cpp"))]
-    flags = [*FLAGS, "-O1", "-DTENFOLD_STALLS=25", f"-I{HERE}"]
-    subprocess.run([COMPILER, *flags, *sources, "-o", program], check=True, capture_output=True)
+    sources = [HERE / "team.cpp", Path(__file__).with_name("late_helper.cpp")]
+    program = str(linked(tmp_path / "late", sources, ["-O1", "-DTENFOLD_STALLS=25"], program=True))
     result = subprocess.run([program], capture_output=True, text=True, timeout=120)
     assert result.stdout.split() == ["0", "0"], "pieces missing at a job's end, and pieces done twice"
 

@@ -44,17 +44,20 @@ class Encoder:
         device: where it runs.
         kernels: the C++ library, or None for torch's products.
         quantize: hold products in 8 bits, where the kernels can.
+        cache_dir: where it is kept what need not be computed at every start; None keeps nothing.
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, kernels: ctypes.CDLL | None = None, *, quantize: bool = True
-    ) -> None:
+        self, folder: Path, device: torch.device, kernels: ctypes.CDLL | None = None, *, quantize: bool = True,
+        cache_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         self.shape = shape = read_encoder_shape(folder)
         weights = read_weights(folder, shape)
         self.dimension, self.max_tokens, self.vocab = shape.hidden, shape.positions, shape.vocab
         self._forward: Forward
         if kernels is not None and device.type == "cpu" and KernelForward.supports(shape, kernels):
-            self._forward = KernelForward(folder, shape, weights, kernels, bits=8 if quantize else 16)
+            bits = 8 if quantize else 16
+            self._forward = KernelForward(folder, shape, weights, kernels, bits=bits, cache_dir=cache_dir)
         else:
             dtype, make = linear_factory(
                 "bf16" if working_dtype(device) is torch.bfloat16 else "fp32", device, kernels, invariant=True

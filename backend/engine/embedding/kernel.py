@@ -9,62 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.engine.embedding.portable import TorchForward
+from backend.engine.embedding.smoothing import kept_smoothing
 from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights
 from backend.engine.kernels.abi import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
-from backend.engine.quantization.calibration import TEXT
 from backend.engine.quantization.kernel import PANEL, KernelLinear, is_fast, rows_dtype
-from backend.engine.quantization.linear import DenseLinear, Linear
-from backend.models.checkpoint import load_tokenizer
-
-SMOOTHED = ("qkv", "inner")
-"""Products whose inputs are smoothed before they are quantized: both come from a norm, with outliers in few channels.
-With it the mean cosine to float32 is 0.9991 and without 0.997, all products in 8 bits; for the other two it does harm.
-"""
-ALPHA = 0.7
-CALIBRATION_TOKENS = 512
-
-
-def smoothing_factor(peak: torch.Tensor, largest: torch.Tensor, alpha: float) -> torch.Tensor:
-    """What each input channel is divided by (Xiao et al. 2022, equation 4).
-
-    Args:
-        peak: largest magnitude of the activations, [channels].
-        largest: of the weights that they meet, [channels].
-        alpha: how much of the difficulty goes to the weights, 0 to 1.
-    """
-    return peak.clamp(min=1e-5) ** alpha / largest.clamp(min=1e-5) ** (1 - alpha)
-
-
-def smoothing(folder: Path, shape: EncoderShape, weights: Weights) -> Weights:
-    """Factors by which the inputs of `SMOOTHED` products are divided, by name (SmoothQuant, Xiao et al. 2022).
-
-    The peaks of the inputs are measured on a short text, in float64 so that they do not depend on the machine.
-    """
-    tokenizer = load_tokenizer(folder)
-    texts: list[list[int]] = []
-    for paragraph in TEXT.read_text().split("\n\n"):
-        room = min(CALIBRATION_TOKENS - sum(map(len, texts)), shape.positions)
-        if room > 2:
-            texts.append(tokenizer.encode(paragraph).ids[:room])
-    plain: dict[str, Linear] = {
-        name: DenseLinear(weights[name].double(), weights[f"{name}.bias"].double()) for name in shape.products
-    }
-    peaks: Weights = {}
-
-    def seen(name: str, x: torch.Tensor) -> None:
-        peaks[name] = x.abs().amax(0)
-
-    with torch.inference_mode():
-        TorchForward(shape, weights, torch.device("cpu"), plain, torch.float64).rows(texts, seen)
-        out = {}
-        for name in shape.products:
-            if name.split(".")[1] in SMOOTHED:
-                largest = weights[name].double().abs().amax(0)
-                factor = smoothing_factor(peaks[name], largest, ALPHA)
-                out[name] = factor.to(torch.bfloat16).float()  # rounded: not a bit of it may depend on the machine
-        return out
 
 
 class KernelForward:
@@ -76,13 +25,15 @@ class KernelForward:
         weights: in float32.
         kernels: the C++ library, with the instructions it needs.
         bits: 8 or 16, of the products.
+        cache_dir: where it is kept what smooths 8 bits; None keeps nothing.
     """
 
     def __init__(
-        self, folder: Path, shape: EncoderShape, weights: Weights, kernels: ctypes.CDLL, *, bits: int
-    ) -> None:
+        self, folder: Path, shape: EncoderShape, weights: Weights, kernels: ctypes.CDLL, *, bits: int,
+        cache_dir: Path | None = None,
+    ) -> None:  # fmt: skip
         self._kernels, self._hidden = kernels, shape.hidden
-        factors = smoothing(folder, shape, weights) if bits == 8 else {}
+        factors = kept_smoothing(folder, shape, weights, cache_dir) if bits == 8 else {}
         arena = Arena()
         self._held: list[torch.Tensor | KernelLinear] = []
 

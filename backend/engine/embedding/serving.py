@@ -43,7 +43,9 @@ class EmbeddingServing:
     ) -> None:  # fmt: skip
         self._config, self._statistics, self._emit = config, statistics, emit
         self.folder = resolve(model, config.cache_dir)
-        self.encoder = Encoder(self.folder, device, kernels, quantize=config.quantize_embeddings)
+        self.encoder = Encoder(
+            self.folder, device, kernels, quantize=config.quantize_embeddings, cache_dir=config.cache_dir
+        )
         self.queue = EmbeddingQueue()
 
     @functools.cached_property

@@ -76,7 +76,7 @@ class Decoder:
         self._progress = progress
         # Of what is read now, whatever lies there later; who keeps nothing needs none, and it reads every byte.
         self.fingerprint = fingerprint(folder, cache_dir) if cache_dir is not None else ""
-        self.shape: ModelShape = read_shape(folder)
+        self.shape: ModelShape = read_shape(folder, cache_dir)
         self.variant, self.device = resolve_variant(variant, device, kernels), device
         s = self.shape
         weights = dict(tensors(folder))

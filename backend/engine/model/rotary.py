@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from backend.engine.model.configuration import as_transformers
 from backend.engine.model.weights import ModelShape, UnsupportedModelError
 
 
@@ -19,7 +20,8 @@ def rotary_tables(shape: ModelShape, positions: int, device: torch.device) -> tu
 
         if kind not in ROPE_INIT_FUNCTIONS:
             raise UnsupportedModelError(f"Rope type {kind!r} is not supported.")
-        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](shape.rope["config"], device, seq_len=positions)
+        config = as_transformers(shape.rope["folder"])
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, device, seq_len=positions)
     angles = torch.outer(torch.arange(positions, dtype=torch.float32, device=device), frequencies.float())
     return (angles.cos() * scale).contiguous(), (angles.sin() * scale).contiguous()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from backend.engine.model.configuration import read_configuration
 from backend.models.checkpoint import AGAIN, BadModelError, read_json, weight_files
 
 ARCHITECTURES = {
@@ -53,8 +54,12 @@ class ModelShape:
         ]  # fmt: skip
 
 
-def read_shape(folder: Path) -> ModelShape:
+def read_shape(folder: Path, cache_dir: Path | None = None) -> ModelShape:
     """Read `config.json` (and `generation_config.json` for the end tokens).
+
+    Args:
+        folder: Hugging Face folder.
+        cache_dir: where it is remembered what transformers makes of `config.json`; None remembers nothing.
 
     Raises:
         UnsupportedModelError: another architecture, or a variant of a known one that is not implemented.
@@ -74,7 +79,7 @@ def read_shape(folder: Path) -> ModelShape:
             "original model, and choose its precision on Optimize."
         )
     try:
-        shape = _shape(folder, raw, family)
+        shape = _shape(folder, read_configuration(folder, cache_dir), family)
     except BadModelError:
         raise
     except Exception as error:  # transformers' checks of a configuration raise what they like
@@ -91,33 +96,31 @@ def read_shape(folder: Path) -> ModelShape:
     return shape
 
 
-def _shape(folder: Path, raw: dict[str, Any], family: str) -> ModelShape:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
-    if getattr(config, "hidden_act", "silu") != "silu":
-        raise UnsupportedModelError(f"{family} with activation {config.hidden_act!r} is not supported (only silu).")
-    max_positions = config.max_position_embeddings
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", family == "mistral"):
-        max_positions = min(max_positions, config.sliding_window)  # inside the window both are the same model
-    eos = _eos_ids(folder, config.eos_token_id)
-    rotated = getattr(config, "no_rope_layers", None) if family == "smollm3" else None
+def _shape(folder: Path, config: dict[str, Any], family: str) -> ModelShape:
+    if config["hidden_act"] != "silu":
+        raise UnsupportedModelError(f"{family} with activation {config['hidden_act']!r} is not supported (only silu).")
+    max_positions, window = config["max_position_embeddings"], config["sliding_window"]
+    slides = config["use_sliding_window"] if config["use_sliding_window"] is not None else family == "mistral"
+    if window and slides:
+        max_positions = min(max_positions, window)  # inside the window both are the same model
+    eos = _eos_ids(folder, config["eos_token_id"])
+    rotated = config["no_rope_layers"] if family == "smollm3" else None
     return ModelShape(
         family=family,
-        vocab=config.vocab_size,
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        intermediate=config.intermediate_size,
-        norm_eps=config.rms_norm_eps,
+        vocab=config["vocab_size"],
+        hidden=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"],
+        head_size=config["head_dim"] or config["hidden_size"] // config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+        norm_eps=config["rms_norm_eps"],
         max_positions=max_positions,
-        tied=bool(config.tie_word_embeddings),
-        eos_ids=tuple(token for token in eos if type(token) is int and 0 <= token < config.vocab_size),
-        qkv_bias=bool(getattr(config, "attention_bias", False)) or family == "qwen2",
+        tied=bool(config["tie_word_embeddings"]),
+        eos_ids=tuple(token for token in eos if type(token) is int and 0 <= token < config["vocab_size"]),
+        qkv_bias=bool(config["attention_bias"]) or family == "qwen2",
         unrotated_layers=frozenset(i for i, on in enumerate(rotated or []) if not on),
-        rope={"config": config, **(getattr(config, "rope_parameters", None) or {})},
+        rope={"folder": folder, **(config["rope_parameters"] or {})},
     )
 
 

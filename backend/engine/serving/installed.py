@@ -74,8 +74,9 @@ class Serving:
         self.tried_products: tuple[TriedProducts, ...] = ()
         if kernels is not None:
             self.tried_products = choose_products(
-                kernels, read_shape(self.folder).products(), config.cache_dir, config.thread_count(), config.products
-            )
+                kernels, read_shape(self.folder, config.cache_dir).products(), config.cache_dir,
+                config.thread_count(), config.products,
+            )  # fmt: skip
         self._key = fingerprint(self.folder, config.cache_dir)
         way = self.tried_products[0].way if self.tried_products else ""
         basis_of = (build_of(kernels), FORMAT, torch.__version__, basis(), way)
