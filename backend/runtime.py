@@ -37,6 +37,8 @@ from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.folder import Storage
 from backend.switchboard.service import Switchboard
+from backend.switchboard.worth_live import LiveWorth
+from backend.switchboard.worth_traffic import Waiting
 
 _current: Runtime | None = None
 
@@ -81,12 +83,19 @@ class Runtime:
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
+        self.worth = LiveWorth(
+            lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings, self._unended
+        )
         self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
         self.ledger.heard(stats)
+
+    def _unended(self) -> list[Waiting]:
+        active = self.generations.active.values()
+        return [Waiting(one.created, one.request.path == REALTIME and not one.pieces) for one in active]
 
     @property
     def notice(self) -> str:
@@ -104,6 +113,7 @@ class Runtime:
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
         self.presets.close()
+        self.worth.close()
         self._opening.close()
         self.jobs.close()
         self.reader.close()

@@ -141,7 +141,8 @@ def main() -> None:
     refusal()
     status(runtime)
     if runtime.switchboard.borrowed:
-        st.info("The presets are being measured. What is chosen below comes back afterwards; a change ends it.")
+        what = "A switch is" if runtime.worth.course.running else "The presets are"
+        st.info(f"{what} being measured. What is chosen below comes back afterwards; a change ends it.")
     cards(runtime)
     st.caption(price_note(runtime))
     changes(runtime)

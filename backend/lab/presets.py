@@ -113,6 +113,8 @@ class PresetMeasuring:
         with self._lock:
             if self.progress.running:
                 raise ConflictError(f"{self.progress.preset} is being measured; wait for it, or cancel it.")
+            if self._switchboard.borrowed:
+                raise ConflictError("A switch is being measured; wait for it, or cancel it.")
             if self._engine().state.phase is not Phase.READY:
                 raise ConflictError("The engine is not ready; measure once it serves.")
             self._cancel.clear()

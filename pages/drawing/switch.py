@@ -9,6 +9,7 @@ import streamlit as st
 from backend.runtime import Runtime
 from pages.caller import current_caller
 from pages.drawing.untrusted import plain
+from pages.drawing.worth import draw_worth
 
 MOST_SEGMENTS = 3
 """Choices that fit beside a text; more stand in a line of their own."""
@@ -40,6 +41,7 @@ def draw_switch(runtime: Runtime, about: dict[str, Any], value: Any, ineffective
         control.toggle(about["label"], value, **common)
     else:
         control.number_input(about["label"], about["low"], about["high"], value, **common)
+    draw_worth(runtime, about)
 
 
 def _change(runtime: Runtime, name: str, key: str, drawn: Any) -> None:

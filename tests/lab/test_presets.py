@@ -127,6 +127,12 @@ def test_a_cancelled_measurement_gives_the_switches_back_and_keeps_nothing_half(
     assert lab.engine.switches.max_batch == 7
 
 
+def test_presets_are_not_measured_while_something_else_has_the_switches(lab: Lab) -> None:
+    with lab.board.borrow(), pytest.raises(ConflictError):
+        lab.measuring.start(["Baseline"])
+    assert not lab.measuring.progress.running
+
+
 def test_who_changes_switches_meanwhile_ends_the_measurement(lab: Lab) -> None:
     lab.engine.gate.clear()
     lab.measuring.start(["Baseline", "Balanced"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
-from pydantic import AfterValidator, BaseModel
+from fastapi import APIRouter, Body, Depends
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from backend.api import bodies
 from backend.api.bodies import check_text
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, RuntimeDep, json_only
 from backend.api.rooms import Room
 from backend.engine.switches import InvalidSwitchError
 from backend.errors import InvalidInputError
@@ -47,6 +48,81 @@ class SwitchState(BaseModel):
     about: list[SwitchView]
 
 
+class MeasureBody(bodies.Body):
+    """How long a measurement may take, and from when on it gives way.
+
+    `ttft_limit` is in seconds: while more than one in twenty of people's and the API's requests wait longer for their
+    first token, the switch is as it was. `seed` decides the order of blocks; it is drawn where it is left out.
+    """
+
+    minutes: float = Field(10.0, gt=0, le=1440)
+    ttft_limit: float = Field(5.0, gt=0, le=3600)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+
+
+class EffectView(BaseModel):
+    """What a switch changes, as a share of what it is without: -0.2 is a fifth less.
+
+    `low` and `high` are the ends of its interval of 95 %, which holds whenever one looks; null where nothing is known
+    on that side. `without` is machine seconds for a token, seconds to the first token, or tokens a second.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+    pairs: int
+    change: float
+    low: float | None
+    high: float | None
+    without: float
+
+
+class WorthView(BaseModel):
+    """What a switch was measured to be worth on this machine's own traffic.
+
+    `more_minutes` would decide what is not resolved, at the rate at which requests came; `noise` is how far two blocks
+    that were the same lay apart.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+    switch: str
+    verdict: str
+    measure: str
+    when: float
+    device: str
+    variant: str
+    minutes: float
+    seed: int
+    requests_with: int
+    requests_without: int
+    effects: dict[str, EffectView]
+    noise: float | None
+    more_minutes: float | None
+    note: str
+
+
+class CourseView(BaseModel):
+    """Where a measurement is; `doing` is empty while there is none, `left` is in seconds."""
+
+    model_config = ConfigDict(from_attributes=True)
+    switch: str
+    running: bool
+    doing: str
+    blocks: int
+    requests_with: int
+    requests_without: int
+    verdict: str
+    effects: dict[str, EffectView]
+    left: float
+    more_minutes: float | None
+    error: str
+
+
+class Worths(BaseModel):
+    """The measurement that goes on or was last, and the latest result of each switch, by its name."""
+
+    course: CourseView
+    results: dict[str, WorthView]
+
+
 def _switches(runtime: Runtime) -> SwitchState:
     applied = runtime.engine.applied
     return SwitchState(
@@ -80,3 +156,39 @@ def patch_switches(
         raise InvalidInputError(str(error), param="switches") from error
     runtime.switchboard.settled(STORE_TIMEOUT)
     return _switches(runtime)
+
+
+def _worths(runtime: Runtime) -> Worths:
+    results = runtime.worth.results()
+    return Worths(
+        course=CourseView.model_validate(runtime.worth.course),
+        results={name: WorthView.model_validate(one) for name, one in results.items()},
+    )
+
+
+@router.get("/worth", summary="Read what switches were measured to be worth.")
+def get_worth(runtime: RuntimeDep) -> Worths:
+    """Returns how far the live measurement is, and the latest result of each switch with the model that serves."""
+    return _worths(runtime)
+
+
+@router.post(
+    "/{name}/measure", status_code=202, summary="Measure a switch on live traffic.", dependencies=[Depends(json_only)]
+)
+def measure_switch(
+    name: Annotated[str, AfterValidator(check_text)], body: MeasureBody, runtime: RuntimeDep, caller: CallerDep
+) -> Worths:
+    """Turns a switch that acts at once on and off in randomized blocks on the requests that come.
+
+    Ends once the difference is resolved or the time is over; everything is then as it was. A change of switches ends
+    it.
+    """
+    runtime.worth.start(name, minutes=body.minutes, ttft_limit=body.ttft_limit, seed=body.seed, who=caller.id)
+    return _worths(runtime)
+
+
+@router.post("/worth/cancel", status_code=202, summary="Cancel the live measurement.")
+def cancel_measurement(runtime: RuntimeDep) -> Worths:
+    """The switches of before come back, and former results stay."""
+    runtime.worth.cancel()
+    return _worths(runtime)

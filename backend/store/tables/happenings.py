@@ -22,6 +22,8 @@ class HappeningKind(StrEnum):
     """Switches or weights could not be put in force."""
     CRASH = "crash"
     """The engine died, or hung and was ended."""
+    MEASURED = "measured"
+    """A switch goes on and off to be measured, or that ended."""
     READY = "ready"
     """The engine serves again."""
 
