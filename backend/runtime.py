@@ -58,7 +58,8 @@ class Runtime:
         self._local = local_engine(settings, self.switchboard, self._hear, self.happenings)
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
-        self.metrics = Metrics(self.engine)
+        self.metrics = Metrics(self.engine, settings.served_model)
+        self.metrics.bind_price(lambda: self.prices.current)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
@@ -84,6 +85,9 @@ class Runtime:
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
+        self.metrics.bind("tenfold_lost_writes_total", lambda: self.database.writer.lost)
+        self.metrics.bind("tenfold_lost_seconds", lambda: self.ledger.lost_seconds)
+        self.metrics.bind("vllm:admission_rejections_total", self.generations.refusals)
         self.conversations = Conversations(self.database, self.generations, self.retriever)
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
 

@@ -66,6 +66,10 @@ class GenerationService:
         """What the engine that answers is doing."""
         return self._engine.state
 
+    def refusals(self) -> list[tuple[tuple[str, str, str], float]]:
+        """How many requests found no place in the line, as `/metrics` shows it."""
+        return [((self._model, "0", "max_num_queued_reqs"), self._line.refused)]
+
     # ---- a request -----------------------------------------------------------------------------------------------
 
     def prepare(self, request: TextRequest) -> Prepared:

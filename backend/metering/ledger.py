@@ -223,7 +223,9 @@ class Ledger:
         idle_ns, cost = uptime.take_idle(everything=everything)
         stamp = self._clock.time_ns()
         if idle_ns or cost:
-            self._idle.append(idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost))
+            entry = idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost)
+            self._idle.append(entry)
+            self._metrics.observe(entry)
         self._taken = stamp
 
     def _change_price(self, price: MachinePrice) -> None:
