@@ -32,6 +32,7 @@ from backend.metering.happenings import Happenings
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
+from backend.metering.request_log import log_request
 from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
@@ -61,6 +62,7 @@ class Runtime:
         self.metrics = Metrics(self.engine, settings.served_model)
         self.metrics.bind_price(lambda: self.prices.current)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
+        self.ledger.on_entry(log_request)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )

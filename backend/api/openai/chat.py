@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep
 from backend.api.openai.logprobs import chat_logprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, ChatCompletion, ChatCompletionBody
@@ -32,7 +32,7 @@ GROUNDED = ("messages", "passages", "corpus", "reply", "search_seconds")
     responses={200: {"content": STREAMED}},
 )
 async def chat_completions(
-    body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep
+    body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
 ) -> Response:
     """Returns the answer whole or, with `stream`, as it is written; with `documents`, from them and with citations."""
     body.model = generating_model(body.model, runtime.settings)
@@ -50,7 +50,7 @@ async def chat_completions(
         tenant=caller.tenant,
         key_id=caller.id,
     )
-    generations = await start(runtime, body, [prompt])
+    generations = await start(runtime, body, name, [prompt])
     return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep
 from backend.api.openai.logprobs import PlainLogprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, Completion, CompletionBody
@@ -29,7 +29,9 @@ DEFAULT_MAX_TOKENS = 16
     response_model=Completion,
     responses={200: {"content": STREAMED}},
 )
-async def completions(body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
+async def completions(
+    body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
+) -> Response:
     """Returns the continuations, whole or streamed; with `echo` and `logprobs` the prompt's log probabilities first."""
     body.model = generating_model(body.model, runtime.settings)
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -48,7 +50,7 @@ async def completions(body: CompletionBody, request: Request, runtime: RuntimeDe
         )
         for source in _sources(body)
     ]
-    generations = await start(runtime, body, prompts)
+    generations = await start(runtime, body, name, prompts)
     return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
 
 
