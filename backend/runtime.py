@@ -28,6 +28,7 @@ from backend.knowledge.samples import Samples
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
 from backend.lab.presets import PresetMeasuring
+from backend.metering.budgets import Budgets
 from backend.metering.happenings import Happenings
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
@@ -63,6 +64,8 @@ class Runtime:
         self.metrics.bind_price(lambda: self.prices.current)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
         self.ledger.on_entry(log_request)
+        self.budgets = Budgets(self.database, self.ledger.queries, self.access.keys.limits, self.happenings)
+        self.ledger.on_entry(self.budgets.observe)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
         )
@@ -85,8 +88,11 @@ class Runtime:
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
             default_max_tokens=settings.default_max_tokens,
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
+            admit=self.budgets.check,
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
+        self.metrics.bind("tenfold_limit_rejections_total", self.budgets.refusals)
+        self.metrics.bind("tenfold_budget_used_ratio", lambda: self.budgets.used(self.access.keys.limited))
         self.metrics.bind("tenfold_lost_writes_total", lambda: self.database.writer.lost)
         self.metrics.bind("tenfold_lost_seconds", lambda: self.ledger.lost_seconds)
         self.metrics.bind("vllm:admission_rejections_total", self.generations.refusals)
@@ -105,6 +111,7 @@ class Runtime:
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
         self.ledger.open()
+        self.budgets.load()
         self._local.start()
         self._opening.start()
         self.reader.start()

@@ -43,6 +43,16 @@ async def name_of(request: Request) -> str:
     return f"{named[:MOST_NAME]}-{new_id()[:8]}" if state.get("named_by_client") else named
 
 
+async def within_limits(runtime: RuntimeDep, caller: CallerDep) -> None:
+    """Count a request that is about to use a model against the budgets and rates of its key and of all together.
+
+    Raises:
+        BudgetError: no money is left.
+        RateError: too many came in the last minute.
+    """
+    runtime.budgets.take(caller.id)
+
+
 async def json_only(request: Request) -> None:
     """Refuse a body that does not say it is JSON.
 

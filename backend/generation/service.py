@@ -36,6 +36,7 @@ class GenerationService:
         model: the name under which the model is served.
         default_max_tokens: longest answer of a request that does not say.
         max_waiting: for each path, how many requests may wait for their first token.
+        admit: called with a key's id before anything reaches the engine; raises where its budget is used up.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class GenerationService:
         *,
         default_max_tokens: int,
         max_waiting: Mapping[str, int],
+        admit: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine, self._ledger, self._model = engine, ledger, model
         self._text, self._default_max_tokens = text, default_max_tokens
-        self._line = WaitingLine(max_waiting)
+        self._line, self._admit = WaitingLine(max_waiting), admit
         self._active: dict[str, Generation] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._recall = Recall(engine, answers, model, self._workers)
@@ -96,7 +98,7 @@ class GenerationService:
             generation: the one to write into, where it has readers already.
 
         Raises:
-            OverloadedError: too many requests of this path wait already; nothing was started.
+            OverloadedError: too many requests of this path wait already, or no money is left; nothing was started.
         """
         request = prepared.request
         generation = generation or Generation(request)
@@ -108,6 +110,7 @@ class GenerationService:
         place = self._recall.place(prepared)
         if place is not None and not request.fresh and self._answered_before(prepared, generation, place):
             return generation
+        self._admit(request.key_id)
         self._line.enter(generation.id, request.path)
         self._active[generation.id] = generation
         generation.on_end(self._forget)

@@ -27,7 +27,7 @@ class Processors:
     def __init__(self, engine_pid: Callable[[], int | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._engine_pid, self._clock, self._lock = engine_pid, clock, threading.Lock()
         self._cores = os.cpu_count() or 1
-        self._seen = self._seconds(), clock()
+        self._seen: tuple[dict[tuple[str, int], float], float] | None = None
         self._shares: dict[str, float] = {}
 
     def _seconds(self) -> dict[tuple[str, int], float]:
@@ -50,14 +50,15 @@ class Processors:
     def shares(self) -> Iterator[Point]:
         """Share of all cores that each process took since the look before."""
         with self._lock:
-            (before, at), now, clock = self._seen, self._seconds(), self._clock()
-            if clock - at >= LEAST_BETWEEN:
+            now, clock = self._seconds(), self._clock()
+            before, at = self._seen or (now, clock)
+            if self._seen is None or clock - at >= LEAST_BETWEEN:
                 self._seen = now, clock
                 whole = (clock - at) * self._cores
                 self._shares = {
                     name: (seconds - before[name, pid]) / whole
                     for (name, pid), seconds in now.items()
-                    if (name, pid) in before
+                    if (name, pid) in before and whole
                 }
             shares = dict(self._shares)
         yield from (((name,), share) for name, share in shares.items())

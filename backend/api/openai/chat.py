@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, NameDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import chat_logprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, ChatCompletion, ChatCompletionBody
@@ -30,6 +30,7 @@ GROUNDED = ("messages", "passages", "corpus", "reply", "search_seconds")
     summary="Answer a conversation.",
     response_model=ChatCompletion,
     responses={200: {"content": STREAMED}},
+    dependencies=[Depends(within_limits)],
 )
 async def chat_completions(
     body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep

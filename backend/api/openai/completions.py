@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, NameDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import PlainLogprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, Completion, CompletionBody
@@ -28,6 +28,7 @@ DEFAULT_MAX_TOKENS = 16
     summary="Continue one text or several.",
     response_model=Completion,
     responses={200: {"content": STREAMED}},
+    dependencies=[Depends(within_limits)],
 )
 async def completions(
     body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
-from backend.api.deps import CallerDep, NameDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.models import embedding_model
 from backend.api.openai.schemas import EmbeddingBody, EmbeddingList, EmbeddingRow, EmbeddingUsage
 from backend.api.openai.usage import cost_header
@@ -20,7 +20,7 @@ router = APIRouter(route_class=Room(16).route_class())
 MOST_INPUTS = 2048
 
 
-@router.post("/embeddings", summary="Embed one input or several.")
+@router.post("/embeddings", summary="Embed one input or several.", dependencies=[Depends(within_limits)])
 def create_embeddings(
     body: EmbeddingBody, runtime: RuntimeDep, caller: CallerDep, name: NameDep, response: Response
 ) -> EmbeddingList:

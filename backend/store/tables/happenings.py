@@ -24,6 +24,8 @@ class HappeningKind(StrEnum):
     """The engine died, or hung and was ended."""
     READY = "ready"
     """The engine serves again."""
+    BUDGET = "budget"
+    """A budget is nearly or wholly spent."""
 
 
 class Happening(SQLModel, table=True):
