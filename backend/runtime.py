@@ -64,7 +64,8 @@ class Runtime:
         self.metrics.bind_price(lambda: self.prices.current)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
         self.ledger.on_entry(log_request)
-        self.budgets = Budgets(self.database, self.ledger.queries, self.access.keys.limits, self.happenings)
+        keys = self.access.keys
+        self.budgets = Budgets(self.database, self.ledger.queries, keys.limits, keys.shown, self.happenings)
         self.ledger.on_entry(self.budgets.observe)
         self.embeddings = EmbeddingService(
             self.engine, self.texts.embedding_tokenizer, self.database, self.ledger, settings.served_embedding_model
@@ -92,7 +93,7 @@ class Runtime:
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
         self.metrics.bind("tenfold_limit_rejections_total", self.budgets.refusals)
-        self.metrics.bind("tenfold_budget_used_ratio", lambda: self.budgets.used(self.access.keys.limited))
+        self.metrics.bind("tenfold_budget_used_ratio", lambda: self.budgets.used(keys.limited))
         self.metrics.bind("tenfold_lost_writes_total", lambda: self.database.writer.lost)
         self.metrics.bind("tenfold_lost_seconds", lambda: self.ledger.lost_seconds)
         self.metrics.bind("vllm:admission_rejections_total", self.generations.refusals)

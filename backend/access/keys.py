@@ -92,6 +92,10 @@ class ApiKeys:
         """What a key may use; no limits of one that is gone."""
         return self._limits.get(key_id, NONE)
 
+    def shown(self, key_id: str) -> str:
+        """How a key is named to people who may have forgotten its id: by its beginning."""
+        return next((f"{row.prefix}…" for row in self._keys.values() if row.id == key_id), key_id[:8])
+
     @property
     def limited(self) -> list[str]:
         """Ids of the keys that have limits."""

@@ -94,6 +94,7 @@ class Budgets:
         database: where the installation's limits and the sums are.
         queries: sums of the ledger.
         of_key: the limits of a key by its id.
+        shown: how a key of an id is named to people.
         happenings: is told of a budget that is nearly or wholly spent.
         clock: seconds since the epoch.
     """
@@ -103,11 +104,12 @@ class Budgets:
         database: Database,
         queries: LedgerQueries,
         of_key: Callable[[str], Limits],
+        shown: Callable[[str], str],
         happenings: Happenings,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._queries, self._of_key = database, queries, of_key
-        self._happenings, self._clock = happenings, clock
+        self._shown, self._happenings, self._clock = shown, happenings, clock
         self._lock = threading.Lock()
         self._spent: dict[str, dict[int, int]] = {}  # by key and day
         self._buckets: dict[str, Bucket] = {}
@@ -171,7 +173,7 @@ class Budgets:
                 if wait:
                     self._refused["rate"] += 1
                     raise RateError(
-                        f"{_whose(scope)} may begin {limits.requests_per_minute} requests a minute, and has. "
+                        f"{self._whose(scope)} may begin {limits.requests_per_minute} requests a minute, and has. "
                         "Try again in a moment.",
                         retry_after=math.ceil(wait),
                     )
@@ -196,7 +198,7 @@ class Budgets:
                     now = self._clock()
                     _, end = period.bounds(now)
                     raise BudgetError(
-                        f"{_whose(scope)} has used its budget of {_dollars(limit)} for this {period}: "
+                        f"{self._whose(scope)} has used its budget of {_dollars(limit)} for this {period}: "
                         f"{_dollars(spent)} are spent. It begins anew at {_moment(end)}; "
                         "an administrator can raise it.",
                         retry_after=math.ceil(end - now),
@@ -221,6 +223,9 @@ class Budgets:
             yield key_id, self._of_key(key_id)
         yield ALL, self._installation
 
+    def _whose(self, scope: str) -> str:
+        return f"Key {self._shown(scope)}" if scope else "This installation"
+
     def _sum(self, scope: str, period: Period) -> int:
         start, end = period.bounds(self._clock())
         return sum(cost for day, cost in self._spent.get(scope, {}).items() if start <= day < end)
@@ -231,7 +236,7 @@ class Budgets:
         if spent * 100 < limit * warn_percent or (scope, period, start, over) in self._told:
             return
         self._told.add((scope, period, start, over))
-        said = f"{_whose(scope)} has spent {_dollars(spent)} of {_dollars(limit)} for this {period}"
+        said = f"{self._whose(scope)} has spent {_dollars(spent)} of {_dollars(limit)} for this {period}"
         after = f": refused until {_moment(end)}." if over else "."
         self._happenings.note(HappeningKind.BUDGET, said + after, key_id=scope, period=period.value, over=over)
 
@@ -258,10 +263,6 @@ class Budgets:
 def _budgets(limits: Limits) -> list[tuple[Period, int]]:
     both = ((Period.DAY, limits.day), (Period.MONTH, limits.month))
     return [(period, limit) for period, limit in both if limit is not None]
-
-
-def _whose(scope: str) -> str:
-    return f"Key {scope[:8]}" if scope else "This installation"
 
 
 def _dollars(nano: int) -> str:

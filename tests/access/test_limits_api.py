@@ -70,7 +70,7 @@ def test_a_key_whose_budget_is_used_up_uses_nothing(
     refused = program.post(path, json=body)
     assert refused.status_code == 429 and refused.json()["error"]["code"] == "budget_exceeded"
     assert 0 < int(refused.headers["retry-after"]) <= 86_400 and refused.headers["x-should-retry"] == "false"
-    assert "$1 for this day" in refused.json()["error"]["message"]
+    assert f"Key {key['prefix']}… has used its budget of $1 for this day" in refused.json()["error"]["message"]
     assert program.get("/api/jobs").status_code == 200, "looking costs nothing"
     assert admin.post(path, json=body).status_code != 429, "another's key is another's budget"
 

@@ -36,7 +36,8 @@ class Purse:
 
     def made(self) -> Budgets:
         return Budgets(
-            self.room.database, self.room.ledger.queries, lambda key: self.limits.get(key, Limits()), self.happenings,
+            self.room.database, self.room.ledger.queries, lambda key: self.limits.get(key, Limits()), "tf-{}".format,
+            self.happenings,
             clock=lambda: self.now,
         )  # fmt: skip
 
@@ -109,7 +110,8 @@ def test_use_is_told_once_nearly_spent_and_once_wholly(purse: Purse) -> None:
     for _ in range(12):
         purse.spend(DOLLAR, "key")
     nearly, wholly = purse.told()
-    assert "$7 of $10" in nearly and "$10 of $10" in wholly and "refused until 2026-10-24 00:00 UTC" in wholly
+    assert nearly.startswith("Key tf-key has spent $7 of $10")
+    assert "$10 of $10" in wholly and "refused until 2026-10-24 00:00 UTC" in wholly
     purse.now += DAY
     purse.spend(8 * DOLLAR, "key")
     assert len(purse.told()) == 3, "another day"
