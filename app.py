@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -25,12 +24,9 @@ from backend.access.headers import ResponseHeaders, content_policy
 from backend.access.hosts import TrustedHosts, is_loopback
 from backend.api.app import create_api
 from backend.errors import TenfoldError
+from backend.logs import configure_logs
 from backend.runtime import Runtime, close_runtime, current, open_runtime
 from backend.settings import Settings
-
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-for noisy in ("httpx", "chromadb", "apscheduler", "pdfminer", "alembic"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
 
 M_ARENA_MAX = -8
 HEAPS = 2
@@ -92,6 +88,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
 share_heaps()
 ADDRESS: str | None = config.get_option("server.address")
 SETTINGS = read_settings(ADDRESS)
+configure_logs(SETTINGS.log_format)
 configure_console(SETTINGS, ADDRESS)
 app = st.App(
     "pages/console.py",

@@ -139,6 +139,19 @@ class OverloadedError(TenfoldError):
         self.retry_after = retry_after
 
 
+class BudgetError(OverloadedError):
+    """A budget is used up until its period ends: asking again before is of no use, and clients are told so."""
+
+    code = "budget_exceeded"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class RateError(OverloadedError):
+    """Too many requests were begun in the last minute."""
+
+    code = "rate_limit_exceeded"
+
+
 def error_body(error: TenfoldError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     detail = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}

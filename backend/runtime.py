@@ -28,10 +28,13 @@ from backend.knowledge.samples import Samples
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
 from backend.lab.presets import PresetMeasuring
+from backend.metering.bindings import bind
+from backend.metering.budgets import Budgets
 from backend.metering.happenings import Happenings
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
+from backend.metering.request_log import log_request
 from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
@@ -60,8 +63,12 @@ class Runtime:
         self._local = local_engine(settings, self.switchboard, self._hear, self.happenings)
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
-        self.metrics = Metrics(self.engine)
+        self.metrics = Metrics(self.engine, settings.served_model)
         self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
+        self.ledger.on_entry(log_request)
+        keys, queries = self.access.keys, self.ledger.queries
+        self.budgets = Budgets(self.database, queries, keys.limits, keys.shown, self.happenings)
+        self.ledger.on_entry(self.budgets.observe)
         tokenizer, name = self.texts.embedding_tokenizer, settings.served_embedding_model
         self.embeddings = EmbeddingService(self.engine, tokenizer, self.database, self.ledger, name)
         self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
@@ -81,21 +88,23 @@ class Runtime:
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
             default_max_tokens=settings.default_max_tokens,
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
+            admit=self.budgets.check,
+        )  # fmt: skip
+        bind(
+            self.metrics, self.prices, self.ledger, self.database, self.budgets, lambda: keys.limited,
+            self.generations.refusals,
         )  # fmt: skip
         self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
         self.worth = LiveWorth(
-            lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings, self._unended
-        )
+            lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings,
+            lambda: [Waiting(*one) for one in self.generations.unended()],
+        )  # fmt: skip
         self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
         self.ledger.heard(stats)
-
-    def _unended(self) -> list[Waiting]:
-        active = self.generations.active.values()
-        return [Waiting(one.created, one.request.path == REALTIME and not one.pieces) for one in active]
 
     @property
     def notice(self) -> str:
@@ -105,6 +114,7 @@ class Runtime:
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
         self.ledger.open()
+        self.budgets.load()
         self._local.start()
         self._opening.start()
         self.reader.start()

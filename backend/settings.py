@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     ledger_days: int = Field(
         90, ge=1, description="Days after which single requests leave the ledger; their sums stay."
     )
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="How the log is written: lines for people, or JSON objects."
+    )
     price_per_hour: float | None = Field(None, ge=0, description="Your machine's price in US dollars per hour.")
 
     @field_validator("data_dir")

@@ -64,8 +64,9 @@ class ResponseHeaders:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        named_by_client = REQUEST_ID.fullmatch(given) is not None
+        request_id = given if named_by_client else uuid.uuid4().hex
+        scope.setdefault("state", {}).update(request_id=request_id, named_by_client=named_by_client)
 
         async def completed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from sqlmodel import col, select
 
@@ -15,6 +16,7 @@ from backend.access.caller import Caller, Role
 from backend.errors import NotFoundError
 from backend.store.database import Database
 from backend.store.ids import new_id
+from backend.store.limits import NONE, Limits
 from backend.store.tables.access import ApiKey
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class ApiKeys:
     def _load(self) -> None:
         with self._database.session() as session:
             self._keys = {row.digest: row for row in session.exec(select(ApiKey)).all()}
+        self._limits = {row.id: row.limits for row in self._keys.values()}
 
     def create(self, name: str, role: Role = Role.USER, tenant: str | None = None) -> str:
         """Make a key and return it; it cannot be shown again.
@@ -84,6 +87,36 @@ class ApiKeys:
         """All keys, latest first."""
         with self._database.session() as session:
             return list(session.exec(select(ApiKey).order_by(col(ApiKey.created).desc())).all())
+
+    def limits(self, key_id: str) -> Limits:
+        """What a key may use; no limits of one that is gone."""
+        return self._limits.get(key_id, NONE)
+
+    def shown(self, key_id: str) -> str:
+        """How a key is named to people who may have forgotten its id: by its beginning."""
+        return next((f"{row.prefix}…" for row in self._keys.values() if row.id == key_id), key_id[:8])
+
+    @property
+    def limited(self) -> list[str]:
+        """Ids of the keys that have limits."""
+        return [key_id for key_id, limits in self._limits.items() if limits != NONE]
+
+    def limit(self, key_id: str, **changes: int | None) -> ApiKey:
+        """Change what a key may use, from its next request on; limits that are not named stay.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        with self._database.session() as session:
+            row = session.get(ApiKey, key_id)
+            if row is None:
+                raise NotFoundError("There is no key of this id.")
+            limits = replace(row.limits, **changes)  # type: ignore[arg-type]
+            row.requests_per_minute, row.warn_percent = limits.requests_per_minute, limits.warn_percent
+            row.day_limit, row.month_limit = limits.day, limits.month
+            session.add(row)
+        self._load()
+        return row
 
     def revoke(self, key_id: str) -> None:
         """Delete a key: calls, sign-ins and pages that it opened end at once.

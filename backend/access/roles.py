@@ -26,6 +26,7 @@ class Rule:
 
 RULES = (
     Rule(ANY, "/api/keys", Role.ADMIN),  # reading too: who has keys is nobody else's business
+    Rule(ANY, "/api/limits", Role.ADMIN),
     Rule(READING, "", Role.READ_ONLY),
     Rule(ANY, "/api/switches", Role.ADMIN),
     Rule(ANY, "/api/documents/reindex", Role.ADMIN),

@@ -27,7 +27,7 @@ MEANINGS = {
     413: "The request is larger than what is accepted.",
     415: "The body is not JSON.",
     422: "A document cannot be read.",
-    429: "Too much waits already; retry after the seconds that the header retry-after gives.",
+    429: "Too much waits, or a budget or rate is used up; retry after the seconds that the header retry-after gives.",
     500: "Something went wrong here; it is in the server's log.",
     503: "The engine is not there now; retry after the seconds that the header retry-after gives.",
 }

@@ -31,6 +31,7 @@ class TextRequest:
 
     Attributes:
         trim: where messages do not fit the context, leave out the oldest turns rather than refuse.
+        request_id: its name with the engine, in the ledger and in the log; empty: one is made.
         key_id: of the key that asked, for the ledger.
         search_seconds: what the search before it took.
         tenant: whose prompt states and answers may be used again, and whose these become.
@@ -53,6 +54,7 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     path: str = REALTIME
     source: str = "api"
+    request_id: str = ""
     key_id: str = ""
     search_seconds: float = 0.0
     tenant: str = ""

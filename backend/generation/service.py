@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from backend.engine.messages import Generate
+from backend.engine.messages import REALTIME, Generate
 from backend.engine.protocol import EngineClient, EngineState
 from backend.errors import InvalidInputError, TenfoldError, UnavailableError
 from backend.generation.answers import AnswerCache
@@ -36,6 +36,7 @@ class GenerationService:
         model: the name under which the model is served.
         default_max_tokens: longest answer of a request that does not say.
         max_waiting: for each path, how many requests may wait for their first token.
+        admit: called with a key's id before anything reaches the engine; raises where its budget is used up.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class GenerationService:
         *,
         default_max_tokens: int,
         max_waiting: Mapping[str, int],
+        admit: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine, self._ledger, self._model = engine, ledger, model
         self._text, self._default_max_tokens = text, default_max_tokens
-        self._line = WaitingLine(max_waiting)
+        self._line, self._admit = WaitingLine(max_waiting), admit
         self._active: dict[str, Generation] = {}
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._recall = Recall(engine, answers, model, self._workers)
@@ -60,6 +62,11 @@ class GenerationService:
     def active(self) -> dict[str, Generation]:
         """Generations that have not ended, by id."""
         return dict(self._active)
+
+    def unended(self) -> list[tuple[float, bool]]:
+        """When each generation that has not ended began, and whether somebody waits for its first token."""
+        active = self.active.values()
+        return [(one.created, one.request.path == REALTIME and not one.pieces) for one in active]
 
     @property
     def engine_state(self) -> EngineState:
@@ -76,6 +83,10 @@ class GenerationService:
     def context(self) -> int:
         """Most tokens of prompt and answer together; raises UnavailableError until it is known."""
         return self._engine.known().max_model_len
+
+    def refusals(self) -> list[tuple[tuple[str, str, str], float]]:
+        """How many requests found no place in the line, as `/metrics` shows it."""
+        return [((self._model, "0", "max_num_queued_reqs"), self._line.refused)]
 
     # ---- a request -----------------------------------------------------------------------------------------------
 
@@ -103,7 +114,7 @@ class GenerationService:
             generation: the one to write into, where it has readers already.
 
         Raises:
-            OverloadedError: too many requests of this path wait already; nothing was started.
+            OverloadedError: too many requests of this path wait already, or no money is left; nothing was started.
         """
         request = prepared.request
         generation = generation or Generation(request)
@@ -115,6 +126,7 @@ class GenerationService:
         place = self._recall.place(prepared)
         if place is not None and not request.fresh and self._answered_before(prepared, generation, place):
             return generation
+        self._admit(request.key_id)
         self._line.enter(generation.id, request.path)
         self._active[generation.id] = generation
         generation.on_end(self._forget)

@@ -94,7 +94,7 @@ class Generation:
     def __init__(
         self, request: TextRequest, keep: Keep | None = None, note: str = "", *, before: str = ""
     ) -> None:
-        self.id = new_id()
+        self.id = request.request_id or new_id()
         self.request = request
         self.created = time.time()
         self.pieces: list[Piece] = []

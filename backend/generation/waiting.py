@@ -21,10 +21,14 @@ class WaitingLine:
 
     Args:
         most: how many may, for each path.
+
+    Attributes:
+        refused: how many found no place.
     """
 
     def __init__(self, most: Mapping[str, int]) -> None:
         self._most = dict(most)
+        self.refused = 0
         self._waiting: dict[str, set[str]] = {path: set() for path in most}
         self._left: deque[float] = deque(maxlen=SEEN)
         self._lock = threading.Lock()
@@ -38,6 +42,7 @@ class WaitingLine:
         with self._lock:
             waiting = self._waiting[path]
             if len(waiting) >= self._most[path]:
+                self.refused += 1
                 raise OverloadedError(
                     f"{len(waiting)} requests wait already, and no more are taken. Try again in a moment.",
                     retry_after=self._pause(len(waiting)),

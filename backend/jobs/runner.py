@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backend.engine.protocol import Phase
-from backend.errors import StorageError, TenfoldError, UnavailableError
+from backend.errors import BudgetError, StorageError, TenfoldError, UnavailableError
 from backend.generation.request import TextRequest
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
@@ -208,7 +208,7 @@ class Runner:
             self._results.append(_result(self._record.run_id, prompt.position, event.generation, error))
 
     def _put_off(self, error: TenfoldError) -> None:
-        if isinstance(error, UnavailableError) and not isinstance(error, StorageError):
+        if isinstance(error, (UnavailableError, BudgetError)) and not isinstance(error, StorageError):
             self._refused = error.message
         now = time.monotonic()
         if now >= self._paused_until:  # many that fail together are one failure

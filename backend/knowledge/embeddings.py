@@ -98,6 +98,7 @@ class EmbeddingService:
         progress: Callable[[int, int], None] | None = None,
         key_id: str = "",
         tenant: str = "",
+        request_id: str = "",
     ) -> Embedded:
         """Embed texts; known ones come from the database, unknown ones are computed once whoever asks.
 
@@ -109,6 +110,7 @@ class EmbeddingService:
             progress: called with (done, total) as it goes on.
             key_id: of the key that asks, for the ledger.
             tenant: the same key's.
+            request_id: its name in the ledger; empty: one is made.
 
         Returns:
             float32 [texts, dimension] and counts.
@@ -128,7 +130,7 @@ class EmbeddingService:
             raise self._engine.state.error()
         token_ids = self._encode(normalized, truncate)
         tokens = sum(map(len, token_ids))
-        asked = Asked(new_id(), source, path, self.model, key_id, tenant, self._engine.in_force)
+        asked = Asked(request_id or new_id(), source, path, self.model, key_id, tenant, self._engine.in_force)
         work, started = _Work(), time.monotonic()
 
         def record(reused: int, error: str = "") -> Account:

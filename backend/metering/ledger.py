@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,6 +85,7 @@ class Ledger:
         self._idle: list[Entry] = []
         self._uptime: Uptime | None = None
         self._taken = 0  # stamp of the last idle time
+        self._followers: list[Callable[[Entry], None]] = []
         self._closing, self._due = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._pruned = 0.0
@@ -134,6 +136,10 @@ class Ledger:
                 self._uptime.computed(stats.busy_seconds)
 
     # ---- entries -------------------------------------------------------------------------------------------------
+
+    def on_entry(self, follow: Callable[[Entry], None]) -> None:
+        """Have a function called with each entry of a request, as it ends: it must not wait for anything."""
+        self._followers.append(follow)
 
     def record(self, asked: Asked, usage: EngineUsage, *, outcome: str) -> Account:
         """Enter a generation that ended; gives its account at once.
@@ -187,6 +193,11 @@ class Ledger:
                 self._states.setdefault(fingerprint(asked.switches), asked.switches.as_dict())
         self._due.set()
         self._metrics.observe(entry)
+        for follow in self._followers:
+            try:
+                follow(entry)
+            except Exception:
+                log.exception("an entry could not be followed")
         return account_of(entry)
 
     # ---- storing -------------------------------------------------------------------------------------------------
@@ -223,7 +234,9 @@ class Ledger:
         idle_ns, cost = uptime.take_idle(everything=everything)
         stamp = self._clock.time_ns()
         if idle_ns or cost:
-            self._idle.append(idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost))
+            entry = idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost)
+            self._idle.append(entry)
+            self._metrics.observe(entry)
         self._taken = stamp
 
     def _change_price(self, price: MachinePrice) -> None:

@@ -114,7 +114,8 @@ def happened(runtime: Runtime, now: float) -> None:
     found = runtime.happenings.between(since, now)
     for one in found[:LISTED]:
         badge = {"crash": ":red-badge[crash]", "refused": ":orange-badge[refused]", "loaded": ":blue-badge[weights]",
-                 "ready": ":green-badge[ready]", "switches": ":gray-badge[switches]"}[str(one.kind)]  # fmt: skip
+                 "ready": ":green-badge[ready]", "switches": ":gray-badge[switches]",
+                 "budget": ":orange-badge[budget]"}[str(one.kind)]  # fmt: skip
         st.markdown(f"{badge} {plain(one.text)} · {when(one.time)}")
     if len(found) > LISTED:
         st.caption(f"{len(found) - LISTED} more are listed on Optimize.")

@@ -31,8 +31,9 @@ class Room:
         event.listen(self.database.engine, "connect", lambda c, _: c.execute(f"PRAGMA busy_timeout={busy_ms}"))
         self.database.migrate()
         self.engine = StandInEngine(text, context)
-        self.metrics = Metrics(self.engine)
+        self.metrics = Metrics(self.engine, "model")
         self.prices = Prices(Settings(data_dir=folder, price_per_hour=3600.0), self.database)
+        self.metrics.bind_price(lambda: self.prices.current)
         self.ledger = Ledger(self.database, self.prices, self.metrics)
         self.embedded: list[tuple[str, str, str]] = []  # question, source, path
         self.answers = AnswerCache(self.database, self._embed)

@@ -35,7 +35,9 @@ def rows(room: Room) -> list[EntryRow]:
 
 
 def counted(room: Room, reason: str) -> float:
-    value = room.metrics.registry.get_sample_value("vllm:request_success_total", {"finished_reason": reason})
+    value = room.metrics.registry.get_sample_value(
+        "vllm:request_success_total", {"model_name": "model", "engine": "0", "finished_reason": reason}
+    )
     return value or 0.0
 
 

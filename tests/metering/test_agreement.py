@@ -108,10 +108,18 @@ def test_a_thousand_mixed_requests_are_the_same_on_every_surface(room: Room, cac
     assert sums.repeated > 50 and value("vllm:request_success_total") == len(generated)
     assert sums.cost == sum(row.cost for row in rows) == round(value("tenfold_cost_dollars_total") * DOLLAR)
     assert round(spent * DOLLAR) == sums.cost - sum(row.cost for row in failed)
-    assert sums.avoided == round(value("tenfold_saved_dollars_total") * DOLLAR) > 0
+    saved, lost = value("tenfold_saved_dollars_total"), value("tenfold_speculation_loss_dollars_total")
+    assert sums.avoided == round((saved - lost) * DOLLAR) > 0
     assert sums.compute_ns == sum(row.compute_ns for row in rows)
     assert sums.compute_ns == round(value("tenfold_compute_seconds_total") * SECOND)
-    assert sums.prompt_tokens == value("vllm:prompt_tokens_total")
+    assert sums.prompt_tokens == value("vllm:prompt_tokens_total") == value("vllm:prompt_tokens_by_source_total")
+    assert sums.prompt_tokens == value("vllm:request_prompt_tokens_sum")
+    assert value("tenfold_requests_total") == value("gen_ai_server_request_duration_seconds_count") == REQUESTS
+    answered = sum(row.state == "ok" and row.outcome != "reply" for row in generated)
+    assert answered == value("vllm:e2e_request_latency_seconds_count")
+    assert answered == value("vllm:time_to_first_token_seconds_count")
+    phases = value("tenfold_phase_cost_dollars_total")
+    assert round(phases * DOLLAR) == sum(row.cost for row in generated)
     assert sums.output_tokens == value("vllm:generation_tokens_total")
     assert sums.cached_tokens == value("vllm:prompt_tokens_cached_total")
     prompts = sum(one["prompt_tokens"] for one in said) + sum(row.prompt_tokens for row in failed)
@@ -120,6 +128,15 @@ def test_a_thousand_mixed_requests_are_the_same_on_every_surface(room: Room, cac
     assert sums.output_tokens + sums.repeated_output_tokens == written
     assert sums.embedded_tokens + sums.reused_tokens == sum(each.tokens for each in traffic.embedded)
     assert sums.embedded_tokens + sums.reused_tokens == value("tenfold_embedding_tokens_total")
+    assert sums.reused_tokens == value("tenfold_embedding_tokens_reused_total")
+    assert sums.repeated_prompt_tokens + sums.repeated_output_tokens == value("tenfold_repeated_tokens_total")
+    everything = (
+        sums.prompt_tokens + sums.output_tokens + sums.repeated_prompt_tokens + sums.repeated_output_tokens
+        + sums.embedded_tokens + sums.reused_tokens
+    )  # fmt: skip
+    assert value("gen_ai_client_token_usage_sum") == everything
+    assert sums.idle_ns == round(value("tenfold_idle_seconds_total") * SECOND)
+    assert sums.idle_cost == round(value("tenfold_idle_cost_dollars_total") * DOLLAR)
     by_minute = [bucket.sums for bucket in room.ledger.queries.buckets(time.time() - 3600, None, 60)]
     assert sum(each.cost for each in by_minute) == sums.cost and sum(each.requests for each in by_minute) == REQUESTS
     balance = room.ledger.queries.balance()

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from backend.api.bodies import Body, Text
-from backend.api.deps import RuntimeDep, json_only
+from backend.api.deps import RuntimeDep, json_only, within_limits
 from backend.api.rooms import Room
 from backend.jobs.service import Jobs
 from backend.store.tables.jobs import Job, JobRun, RunState
@@ -113,7 +113,10 @@ def find(
     return JobList(data=rows, total=jobs.count(), offset=offset, limit=limit)
 
 
-@router.post("", status_code=201, summary="Make a job of many prompts.", dependencies=[Depends(json_only)])
+@router.post(
+    "", status_code=201, summary="Make a job of many prompts.",
+    dependencies=[Depends(json_only), Depends(within_limits)],
+)  # fmt: skip
 def create(body: JobBody, runtime: RuntimeDep) -> JobView:
     """Returns the job, which runs by its schedule, or when it is told to."""
     return _job(runtime.jobs, runtime.jobs.create(**body.model_dump()))
@@ -153,7 +156,9 @@ def delete(job_id: Text, runtime: RuntimeDep) -> None:
     runtime.jobs.delete(job_id)
 
 
-@router.post("/{job_id}/runs", status_code=202, summary="Run a job now.")
+@router.post(
+    "/{job_id}/runs", status_code=202, summary="Run a job now.", dependencies=[Depends(within_limits)]
+)
 def run(job_id: Text, runtime: RuntimeDep) -> RunView:
     """Returns the run that has begun; refused while one goes on."""
     return _run(runtime.jobs.run(job_id))

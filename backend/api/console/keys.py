@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from backend.access.caller import Role
 from backend.access.keys import digest
 from backend.api.bodies import Body, Text
+from backend.api.console.limits import LimitsBody, LimitsView, limits_view
 from backend.api.deps import RuntimeDep, json_only
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError, NotFoundError
@@ -32,7 +33,7 @@ class KeyBody(Body):
 
 
 class KeyView(BaseModel):
-    """A key as it can still be shown: its beginning, what it may, and when it was made and last used."""
+    """A key as it can still be shown: its beginning, what it may and may use, and when it was made and last used."""
 
     id: str
     name: str
@@ -40,6 +41,7 @@ class KeyView(BaseModel):
     role: Role
     created: float
     used: float | None
+    limits: LimitsView
 
 
 class KeyMade(KeyView):
@@ -54,14 +56,17 @@ class KeyList(BaseModel):
     data: list[KeyView]
 
 
-def _view(row: ApiKey) -> KeyView:
-    return KeyView.model_validate(row, from_attributes=True)
+def _view(runtime: Runtime, row: ApiKey) -> KeyView:
+    return KeyView(
+        id=row.id, name=row.name, prefix=row.prefix, role=Role(row.role), created=row.created, used=row.used,
+        limits=limits_view(row.limits, runtime.budgets.spent(row.id)),
+    )  # fmt: skip
 
 
 @router.get("", summary="List the keys of this server.")
 def find(runtime: RuntimeDep) -> KeyList:
     """Returns every key that works, latest first, without the secrets."""
-    return KeyList(data=[_view(row) for row in runtime.access.keys.latest()])
+    return KeyList(data=[_view(runtime, row) for row in runtime.access.keys.latest()])
 
 
 @router.post("", status_code=201, summary="Make a key.", dependencies=[Depends(json_only)])
@@ -72,7 +77,13 @@ def create(body: KeyBody, runtime: RuntimeDep) -> KeyMade:
     tenant = None if body.owner is None else _row(runtime, body.owner).tenant
     secret = runtime.access.keys.create(body.name, Role(body.role), tenant)
     made = next(row for row in runtime.access.keys.latest() if row.digest == digest(secret))
-    return KeyMade(**_view(made).model_dump(), key=secret)
+    return KeyMade(**_view(runtime, made).model_dump(), key=secret)
+
+
+@router.patch("/{key_id}", summary="Change what a key may use.", dependencies=[Depends(json_only)])
+def limit(key_id: Text, body: LimitsBody, runtime: RuntimeDep) -> KeyView:
+    """Returns the key with its new limits, which hold from its next request on."""
+    return _view(runtime, runtime.access.keys.limit(key_id, **body.changes()))
 
 
 @router.delete("/{key_id}", status_code=204, summary="Revoke a key.")

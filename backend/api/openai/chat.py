@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import chat_logprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, ChatCompletion, ChatCompletionBody
@@ -30,9 +30,10 @@ GROUNDED = ("messages", "passages", "corpus", "reply", "search_seconds")
     summary="Answer a conversation.",
     response_model=ChatCompletion,
     responses={200: {"content": STREAMED}},
+    dependencies=[Depends(within_limits)],
 )
 async def chat_completions(
-    body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep
+    body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
 ) -> Response:
     """Returns the answer whole or, with `stream`, as it is written; with `documents`, from them and with citations."""
     body.model = generating_model(body.model, runtime.settings)
@@ -50,7 +51,7 @@ async def chat_completions(
         tenant=caller.tenant,
         key_id=caller.id,
     )
-    generations = await start(runtime, body, [prompt])
+    generations = await start(runtime, body, name, [prompt])
     return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 

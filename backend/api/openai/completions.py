@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import PlainLogprobs
 from backend.api.openai.models import generating_model
 from backend.api.openai.schemas import STREAMED, Completion, CompletionBody
@@ -28,8 +28,11 @@ DEFAULT_MAX_TOKENS = 16
     summary="Continue one text or several.",
     response_model=Completion,
     responses={200: {"content": STREAMED}},
+    dependencies=[Depends(within_limits)],
 )
-async def completions(body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
+async def completions(
+    body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
+) -> Response:
     """Returns the continuations, whole or streamed; with `echo` and `logprobs` the prompt's log probabilities first."""
     body.model = generating_model(body.model, runtime.settings)
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -48,7 +51,7 @@ async def completions(body: CompletionBody, request: Request, runtime: RuntimeDe
         )
         for source in _sources(body)
     ]
-    generations = await start(runtime, body, prompts)
+    generations = await start(runtime, body, name, prompts)
     return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
 
 

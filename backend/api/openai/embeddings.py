@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 
 import numpy as np
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
-from backend.api.deps import CallerDep, RuntimeDep
+from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.models import embedding_model
 from backend.api.openai.schemas import EmbeddingBody, EmbeddingList, EmbeddingRow, EmbeddingUsage
 from backend.api.openai.usage import cost_header
@@ -20,9 +20,9 @@ router = APIRouter(route_class=Room(16).route_class())
 MOST_INPUTS = 2048
 
 
-@router.post("/embeddings", summary="Embed one input or several.")
+@router.post("/embeddings", summary="Embed one input or several.", dependencies=[Depends(within_limits)])
 def create_embeddings(
-    body: EmbeddingBody, runtime: RuntimeDep, caller: CallerDep, response: Response
+    body: EmbeddingBody, runtime: RuntimeDep, caller: CallerDep, name: NameDep, response: Response
 ) -> EmbeddingList:
     """Returns a vector for each input; texts that were embedded before are not computed again.
 
@@ -39,7 +39,7 @@ def create_embeddings(
     if len(texts) > MOST_INPUTS:
         raise InvalidInputError(f"At most {MOST_INPUTS} inputs are taken at once.", param="input")
     embedded = runtime.embeddings.embed(
-        texts, source="api", truncate=False, key_id=caller.id, tenant=caller.tenant
+        texts, source="api", truncate=False, key_id=caller.id, tenant=caller.tenant, request_id=name
     )
     response.headers.update(cost_header(embedded.cost))
     data = [

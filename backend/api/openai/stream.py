@@ -49,8 +49,8 @@ class Shape(Protocol):
         ...
 
 
-async def start(runtime: Runtime, body: Sampling, prompts: list[TextRequest]) -> list[Generation]:
-    """Start n generations for every prompt; all or none.
+async def start(runtime: Runtime, body: Sampling, name: str, prompts: list[TextRequest]) -> list[Generation]:
+    """Start n generations for every prompt; all or none. The first has the request's `name`, others name and number.
 
     Raises:
         InvalidInputError: too many at once, or something about one of them is wrong.
@@ -63,7 +63,9 @@ async def start(runtime: Runtime, body: Sampling, prompts: list[TextRequest]) ->
             "taken at once. Send several requests, or make it a job.",
             param="prompt" if len(prompts) > 1 else "n",
         )
-    return await CHATS.run(lambda: _start(runtime, [_drawn(p, draw) for p in prompts for draw in range(n)]))
+    wanted = [_drawn(prompt, draw) for prompt in prompts for draw in range(n)]
+    named = [replace(one, request_id=f"{name}-{at}" if at else name) for at, one in enumerate(wanted)]
+    return await CHATS.run(lambda: _start(runtime, named))
 
 
 def _drawn(prompt: TextRequest, draw: int) -> TextRequest:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from sqlmodel import Field, SQLModel
+from sqlmodel import BigInteger, Field, SQLModel
 
 from backend.store.ids import new_id
+from backend.store.limits import WARN_PERCENT, Limits
 
 
 class ApiKey(SQLModel, table=True):
@@ -21,6 +22,15 @@ class ApiKey(SQLModel, table=True):
     tenant: str = ""  # whose chats, private collections and prompt cache it opens
     created: float = Field(default_factory=time.time)
     used: float | None = None
+    requests_per_minute: int | None = None
+    day_limit: int | None = Field(default=None, sa_type=BigInteger)  # nano-dollars
+    month_limit: int | None = Field(default=None, sa_type=BigInteger)  # nano-dollars
+    warn_percent: int = WARN_PERCENT
+
+    @property
+    def limits(self) -> Limits:
+        """What it may use."""
+        return Limits(self.requests_per_minute, self.day_limit, self.month_limit, self.warn_percent)
 
 
 class SignIn(SQLModel, table=True):

@@ -26,6 +26,8 @@ class HappeningKind(StrEnum):
     """A switch goes on and off to be measured, or that ended."""
     READY = "ready"
     """The engine serves again."""
+    BUDGET = "budget"
+    """A budget is nearly or wholly spent."""
 
 
 class Happening(SQLModel, table=True):
