@@ -10,6 +10,7 @@ from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.drawing.acts import press_after_asking
 from pages.drawing.figures import when
+from pages.drawing.key_limits import in_words, installation_limits, key_limits
 from pages.drawing.untrusted import plain
 
 MAY = {
@@ -55,6 +56,8 @@ def keys(runtime: Runtime) -> None:
     if key := made_key():
         made.success("Copy this key now; it is stored only as a hash and cannot be shown again.")
         made.code(key, language=None)
+    with st.expander(f"Limits of all together: {in_words(runtime, '') or 'none'}", key="limits-all"):
+        installation_limits(runtime)
     for row in rows:
         with st.container(border=True, key=f"key-{row.id}", gap="xxsmall"):
             text, button = st.columns([5, 1], vertical_alignment="center")
@@ -63,6 +66,8 @@ def keys(runtime: Runtime) -> None:
             with text.container(gap="xxsmall"):
                 st.markdown(f"**{plain(row.name)}** &ensp;`{row.prefix}…`")
                 st.caption(f"May {may} · made {when(row.created)} · {used}")
+                with st.expander(f"Limits: {in_words(runtime, row.id) or 'none'}", key=f"limits-{row.id}-shown"):
+                    key_limits(runtime, row.id)
             press_after_asking(
                 "Revoke", f"What uses “{row.name}” stops working: its calls, sign-ins and open pages end at once.",
                 partial(_revoke, runtime, row.id, row.prefix), key=f"revoke-{row.id}", place=button, yes="Revoke",

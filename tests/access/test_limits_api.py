@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from backend.access.caller import Role
 from tests.metering.test_budgets import entry_of
@@ -106,3 +107,20 @@ def test_a_scrape_of_the_whole_product_has_the_budgets(guarded: Any, admin: Any,
     text = admin.get("/metrics").text
     assert f'tenfold_budget_used_ratio{{key="{made[0]["id"]}",period="day"}} 0.5' in text
     assert "tenfold_machine_price_dollars_per_hour{" in text and "tenfold_lost_writes_total 0.0" in text
+
+
+def test_the_consoles_form_sets_what_the_api_shows(guarded: Any, admin: Any, made: Any) -> None:
+    def form(*given: object) -> None:  # run by its source alone
+        from pages.drawing.key_limits import key_limits
+
+        key_limits(*given)  # type: ignore[arg-type]
+
+    key, _ = made
+    page = AppTest.from_function(form, args=(guarded.runtime, key["id"])).run(timeout=30)
+    day, month, rate, warn = page.number_input
+    assert day.value is month.value is rate.value is None and warn.value == 80
+    day.set_value(0.5), rate.set_value(30)
+    page.button[0].click().run(timeout=30)
+    assert not page.exception
+    limits = next(row for row in admin.get("/api/keys").json()["data"] if row["id"] == key["id"])["limits"]
+    assert (limits["day_dollars"], limits["month_dollars"], limits["requests_per_minute"]) == (0.5, None, 30)
