@@ -19,6 +19,7 @@ from pages.drawing.untrusted import plain
 WINDOW = 300.0
 """Seconds that the figures in view are of."""
 RECENT = 7 * 86400.0
+MEASURING = "The presets are being measured"
 
 
 def figures(runtime: Runtime) -> None:
@@ -141,8 +142,10 @@ def main() -> None:
     refusal()
     status(runtime)
     if runtime.switchboard.borrowed:
-        what = "A switch is" if runtime.worth.course.running else "The presets are"
-        st.info(f"{what} being measured. What is chosen below comes back afterwards; a change ends it.")
+        labels = {about["name"]: about["label"] for about in runtime.switchboard.about}
+        course = runtime.worth.course
+        what = f"{labels[course.switch]} is being measured on your traffic" if course.running else MEASURING
+        st.info(f"{what}. What is chosen below comes back afterwards; a change ends it.")
     cards(runtime)
     st.caption(price_note(runtime))
     changes(runtime)

@@ -51,7 +51,7 @@ def draw_worth(runtime: Runtime, about: dict[str, Any]) -> None:
 
 def _offer(runtime: Runtime, name: str, *, again: bool) -> None:
     label = "Measure again" if again else "Measure on my traffic"
-    with st.popover(label, key=f"measure-{name}", type="tertiary", help=None if again else HELP):
+    with st.popover(label, key=f"measure-{name}", type="tertiary"):
         st.caption(HELP)
         minutes = st.segmented_control(
             "Minutes, at most", MINUTES, default=MINUTES[1], required=True, key=f"measure-minutes-{name}"
@@ -91,7 +91,7 @@ def told(worth: Worth, per_hour: float) -> str:
     if (cost := worth.effects.get("cost")) is not None:  # type: ignore[call-overload]
         thousand = cost.without * 1000 * per_hour / 3600
         without, with_it = amounts([thousand, thousand * (1 + cost.change)])
-        parts.append(f"{plain(without)} → {plain(with_it)} for 1,000 tokens")
+        parts.append(f"{without} → {with_it} for 1,000 tokens".replace("$", r"\$"))  # else it would begin a formula
     came = worth.requests_with + worth.requests_without
     parts.append(f"{when(worth.when)}, on {came:,} of your requests in {_minutes(worth.minutes)}")
     return " · ".join(parts)
