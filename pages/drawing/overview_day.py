@@ -21,6 +21,11 @@ from pages.navigation import page
 DOLLAR, SECOND = 1e9, 1e9
 HOUR, DAY = 3600, 86400
 LISTED = 8
+BADGES = {
+    "crash": ("red", "crash"), "refused": ("orange", "refused"), "budget": ("orange", "budget"),
+    "loaded": ("blue", "weights"), "measured": ("blue", "measured"), "ready": ("green", "ready"),
+}  # fmt: skip
+"""By kind of what happened."""
 
 
 def tiles(runtime: Runtime, now: float) -> None:
@@ -113,10 +118,8 @@ def happened(runtime: Runtime, now: float) -> None:
             st.page_link(page("monitor"), label="See which on Monitor")
     found = runtime.happenings.between(since, now)
     for one in found[:LISTED]:
-        badge = {"crash": ":red-badge[crash]", "refused": ":orange-badge[refused]", "loaded": ":blue-badge[weights]",
-                 "ready": ":green-badge[ready]", "switches": ":gray-badge[switches]",
-                 "budget": ":orange-badge[budget]"}[str(one.kind)]  # fmt: skip
-        st.markdown(f"{badge} {plain(one.text)} · {when(one.time)}")
+        color, word = BADGES.get(str(one.kind), ("gray", str(one.kind)))
+        st.markdown(f":{color}-badge[{word}] {plain(one.text)} · {when(one.time)}")
     if len(found) > LISTED:
         st.caption(f"{len(found) - LISTED} more are listed on Optimize.")
     if not failed and not found:

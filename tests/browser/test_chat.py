@@ -201,7 +201,7 @@ def test_chat_draft_and_settings_are_there_after_another_page(site: Any, page: A
     assert "?c=" in address
     page.get_by_test_id("stChatInputTextArea").fill("And a lake")
     page.get_by_role("link", name="Jobs").click()
-    page.get_by_role("button", name="Run now").wait_for()
+    page.get_by_role("button", name="New job").wait_for()
     page.get_by_role("link", name="Chat", exact=True).click()
     expect(question(page, 0)).to_have_text("Name a river.")
     expect(page.get_by_test_id("stChatInputTextArea")).to_have_value("And a lake")
