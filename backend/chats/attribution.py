@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from backend.chats.sentences import Sentence, sentences
+from backend.chats.terms import Terms, stemmed, terms_of, without
 from backend.generation.likeness import OPPOSITES
-from backend.knowledge.mentions import STOP_WORDS, stem
+from backend.knowledge.mentions import stem
 from backend.store.citation import Citation
 
 SURE = 0.85
@@ -50,35 +50,11 @@ Embed = Callable[[list[str]], np.ndarray | None]
 
 _HEADING = re.compile(r"^[ \t]*#+[ \t]+(.+)$", re.M)
 _MARKER = re.compile(r"\[(\d{1,2})\]")
-_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?")
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
-_COUNT = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-)
-_TENS = "ten twenty thirty forty fifty sixty seventy eighty ninety hundred"
-_NUMBERS = {word: str(number) for number, word in enumerate(_COUNT.split())} | {
-    word: str(10 * number) for number, word in enumerate(_TENS.split(), start=1)
-}
-_NEGATIONS = frozenset({"not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "cannot"})
-_MONTHS = "january february march april may june july august september october november december"
-_DAYS = "monday tuesday wednesday thursday friday saturday sunday"
-_CALENDAR = frozenset(f"{_MONTHS} {_DAYS}".split())
-"""Written like names, and shared by texts that have nothing else in common."""
 _FILLING = (
     "passage passages text document documents information question answer according based mentioned stated following "
     "sure certainly yes here"
 )
-def _stemmed(word: str) -> str:
-    """Without the endings that a sentence changes most: climbs, climbed, climbing."""
-    for ending in ("ing", "ied", "ies", "ed", "es", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            root = word[: -len(ending)] + ("y" if ending in ("ied", "ies") else "")
-            return root[:-1] if len(root) > 3 and root[-1] == root[-2] and root[-1] not in "lsz" else root
-    return word
-
-
-_OPPOSITES = tuple(frozenset(map(_stemmed, pair)) for pair in OPPOSITES)
+_OPPOSITES = tuple(frozenset(map(stemmed, pair)) for pair in OPPOSITES)
 _FULL_STOPS = tuple(".!?…。！？।")
 _SAYS_NOTHING = frozenset(_FILLING.split())
 
@@ -102,16 +78,6 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class _Terms:
-    """What a text says, word by word."""
-
-    words: Counter[str]
-    numbers: frozenset[str]
-    names: frozenset[str]
-    negated: bool
-
-
-@dataclass(frozen=True)
 class _Place:
     """One or two sentences of a passage."""
 
@@ -120,7 +86,7 @@ class _Place:
     begin: int
     stop: int
     text: str
-    terms: _Terms
+    terms: Terms
     around: frozenset[str]  # words of its passage's title and headings
     passage: frozenset[str]  # and all its words
 
@@ -141,7 +107,7 @@ def attribute(
     if not places:
         return ()
     weights = _weights(places)
-    asked = _terms(question)
+    asked = terms_of(question)
     titles = {citation["number"]: citation["document"] for citation in citations}
     written = [
         found for found in _MARKER.finditer(text)
@@ -153,7 +119,7 @@ def attribute(
         if behind:  # the model's own word, which only lacks the place
             for found in behind:
                 own = [place for place in places if place.number == int(found[1])]
-                place = max(own, key=lambda p: _share(_terms(bare), asked, [p], weights))
+                place = max(own, key=lambda p: _share(terms_of(bare), asked, [p], weights))
                 marks.append(Mark(found.start(), found.end(), place.number, place.begin, place.stop))
         elif not (written or (cut and sentence.end == len(text) and not bare.rstrip().endswith(_FULL_STOPS))):
             found_places = _support(bare, asked, question, places, weights, embed)
@@ -177,9 +143,9 @@ def _with_markers(
 
 
 def _support(
-    sentence: str, asked: _Terms, question: str, places: list[_Place], weights: dict[str, float], embed: Embed
+    sentence: str, asked: Terms, question: str, places: list[_Place], weights: dict[str, float], embed: Embed
 ) -> list[_Place]:
-    terms = _without(_terms(sentence), _SAYS_NOTHING)
+    terms = without(terms_of(sentence), _SAYS_NOTHING)
     bare = sentence.strip(" *_#>")
     if bare.endswith((":", "：", "?", "？")) or bare.startswith("Question:") or not terms.words:
         return []  # it leads to what follows, asks, or says nothing
@@ -192,7 +158,7 @@ def _support(
     ranked = sorted(
         ((_share(terms, asked, [place], weights), place) for place in places), key=lambda scored: -scored[0]
     )
-    news = _without(terms, asked.words)
+    news = without(terms, asked.words)
     fitting = [
         (share, place) for share, place in ranked
         if _agrees(terms, asked, [place])
@@ -216,7 +182,7 @@ def _support(
 
 
 def _pair(
-    terms: _Terms, news: _Terms, asked: _Terms, places: list[_Place], weights: dict[str, float]
+    terms: Terms, news: Terms, asked: Terms, places: list[_Place], weights: dict[str, float]
 ) -> list[_Place] | None:
     """Two places of different passages that together say what neither says alone."""
     best: tuple[float, list[_Place]] | None = None
@@ -234,7 +200,7 @@ def _pair(
     return best[1] if best else None
 
 
-def _each_adds(terms: _Terms, news: _Terms, places: list[_Place]) -> bool:
+def _each_adds(terms: Terms, news: Terms, places: list[_Place]) -> bool:
     """Whether each place has a name, and something new to the question, that the other lacks.
 
     Else a sentence's words come together by chance.
@@ -244,7 +210,7 @@ def _each_adds(terms: _Terms, news: _Terms, places: list[_Place]) -> bool:
     return bool(one - other and other - one and first - second and second - first)
 
 
-def _agrees(terms: _Terms, asked: _Terms, places: list[_Place]) -> bool:
+def _agrees(terms: Terms, asked: Terms, places: list[_Place]) -> bool:
     """Whether places have every number and name of a sentence, and do not say the contrary."""
     if not terms.numbers <= frozenset().union(*(place.terms.numbers for place in places)):
         return False
@@ -259,7 +225,7 @@ def _agrees(terms: _Terms, asked: _Terms, places: list[_Place]) -> bool:
     return not terms.negated or any(place.terms.negated for place in places)
 
 
-def _share(terms: _Terms, asked: _Terms, places: list[_Place], weights: dict[str, float]) -> float:
+def _share(terms: Terms, asked: Terms, places: list[_Place], weights: dict[str, float]) -> float:
     """How much of a sentence places say; the question's words count a little, so that they decide where all else ties.
 
     The shorter of two places that say the same is the better.
@@ -268,7 +234,7 @@ def _share(terms: _Terms, asked: _Terms, places: list[_Place], weights: dict[str
     return _own(terms, places, weights) + QUESTION * _own(asked, places, weights, around=False) - length * 1e-5
 
 
-def _own(terms: _Terms, places: list[_Place], weights: dict[str, float], *, around: bool = True) -> float:
+def _own(terms: Terms, places: list[_Place], weights: dict[str, float], *, around: bool = True) -> float:
     there = {word for place in places for word in (*place.terms.words, *(place.around if around else ()))}
     most = max(weights.values(), default=1.0)
     weighed = {word: weights.get(word, most) for word in terms.words}
@@ -282,7 +248,7 @@ def _weights(places: list[_Place]) -> dict[str, float]:
     return {word: 1.0 + math.log(len(places) / times) for word, times in count.items()}
 
 
-def _only_names(sentence: str, terms: _Terms, places: list[_Place]) -> bool:
+def _only_names(sentence: str, terms: Terms, places: list[_Place]) -> bool:
     """Whether a sentence is no more than a passage's title, as small models copy them; with a full stop it answers."""
     named = any(sentence.rstrip(".").endswith(place.document) for place in places)
     return named or (
@@ -294,57 +260,14 @@ def _places(citation: Citation) -> list[_Place]:
     text = citation["text"]
     found = [s for s in sentences(text) if not _HEADING.match(text, text.rfind("\n", 0, s.start) + 1)]
     headings = " ".join(heading[1] for heading in _HEADING.finditer(text))
-    around = frozenset(_terms(f"{stem(citation['document'])} {headings}".lower()).words)
-    passage = around | _terms(text).words.keys()
+    around = frozenset(terms_of(f"{stem(citation['document'])} {headings}".lower()).words)
+    passage = around | terms_of(text).words.keys()
     spans = [(s.start, s.end) for s in found] or [(0, len(text))]  # headings alone
     spans += [(a.start, b.end) for a, b in pairwise(found) if "\n\n" not in text[a.end : b.start]]
     return [
         _Place(
-            citation["number"], citation["document"], begin, stop, text[begin:stop], _terms(text[begin:stop]), around,
+            citation["number"], citation["document"], begin, stop, text[begin:stop], terms_of(text[begin:stop]), around,
             passage,
         )
         for begin, stop in spans
     ]
-
-
-def _terms(text: str) -> _Terms:
-    words: Counter[str] = Counter()
-    numbers, names, negated = set(), set(), False
-    beginning = True
-    for found in _WORD.finditer(text.replace("’", "'")):
-        word = found[0]
-        small = _folded(word)
-        if small in _CALENDAR and word[0].isupper():  # as telling as a number
-            numbers.add(small)
-        if (small in _NEGATIONS and text[found.end() : found.end() + 1] != ",") or small.endswith("n't"):
-            negated = True
-        small = small.removesuffix("'s")
-        if word[0].isdigit():
-            number = re.sub(r"[,.:](?=\d{3}(?!\d))", "", word)
-            numbers.add(number)
-            words[number] += 1
-        elif small in _NUMBERS:
-            if small not in ("one", "hundred"):
-                numbers.add(_NUMBERS[small])
-            words[_NUMBERS[small]] += 1
-        elif _WIDE.search(word):
-            words.update(word[i : i + 2] for i in range(max(1, len(word) - 1)))
-        elif small not in STOP_WORDS and len(small) > 1:
-            words[_stemmed(small)] += 1
-            if word[0].isupper() and not beginning and small not in _CALENDAR:
-                names.add(_stemmed(small))
-        before = text[found.end() : found.end() + 2]
-        beginning = bool(re.match(r"[.!?:]\s|\n", before))
-    return _Terms(words, frozenset(numbers), frozenset(names), negated)
-
-
-def _without(terms: _Terms, words: Container[str]) -> _Terms:
-    kept = Counter({word: count for word, count in terms.words.items() if word not in words})
-    return replace(terms, words=kept)
-
-
-def _folded(word: str) -> str:
-    """In lower case and without accents."""
-    if word.isascii():
-        return word.lower()
-    return "".join(c for c in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(c))

@@ -18,14 +18,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
 from backend.chats.attribution import Mark, attribute
-from backend.chats.catalogue import GONE, Catalogue
-from backend.chats.export import as_markdown
+from backend.chats.catalogue import GONE
 from backend.chats.line import QuestionLine, Waiting
 from backend.chats.requests import answer_request, check_question, continuing_request
 from backend.chats.settings import ChatOptions, ChatSettings, options
-from backend.chats.tree import Branch, branch, latest_leaf
-from backend.chats.turns import CUT_SHORT, Writing, answer_to, placed, question, rows
-from backend.chats.unstored import UnstoredAnswers
+from backend.chats.transcripts import NO_MESSAGE, Transcripts
+from backend.chats.tree import branch, latest_leaf
+from backend.chats.turns import Writing, answer_to, placed, question, rows
 from backend.errors import InvalidInputError, NotFoundError, TenfoldError
 from backend.generation.request import TextRequest
 from backend.generation.service import GenerationService
@@ -42,7 +41,6 @@ __all__ = ["ChatOptions", "ChatSettings", "Conversations"]
 log = logging.getLogger(__name__)
 
 TITLE_LENGTH = 60
-NO_MESSAGE = "This message does not exist; it may have been deleted."
 
 
 class BusyError(InvalidInputError):
@@ -52,7 +50,7 @@ class BusyError(InvalidInputError):
         super().__init__("An answer is still being written in this conversation; stop it first.")
 
 
-class Conversations(Catalogue):
+class Conversations(Transcripts):
     """The chats of this console.
 
     Args:
@@ -69,13 +67,10 @@ class Conversations(Catalogue):
         retriever: Retriever,
         embeddings: EmbeddingService | None = None,
     ) -> None:
-        super().__init__(database)
-        self._generations, self._retriever, self._embeddings = generations, retriever, embeddings
+        super().__init__(database, generations, self._marks)
+        self._retriever, self._embeddings = retriever, embeddings
         self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
         self._line = QuestionLine()
-        self._answers = UnstoredAnswers(
-            database, self._marks, generations.in_background, lambda: generations.fingerprint
-        )
         self._close_interrupted()
 
     def _close_interrupted(self) -> None:
@@ -93,54 +88,6 @@ class Conversations(Catalogue):
     def options(settings: ChatSettings, sight: Sight, *, searchable: bool) -> ChatOptions:
         """How to answer by a conversation's settings; see `settings.options`."""
         return options(settings, sight, searchable=searchable)
-
-    # ---- reading -------------------------------------------------------------------------------------------------
-
-    def branch(self, conversation_id: str) -> Branch:
-        """The branch of a conversation that is shown; answers that are not stored yet as they are in memory.
-
-        `details["unstored"]` says why the database does not take one, where it does not.
-        """
-        show = self._answers.shown()  # before the rows: what is stored in between is in both
-        with self._database.session() as session:
-            conversation = session.get(Conversation, conversation_id)
-            found = branch(rows(session, conversation_id), conversation.leaf if conversation else "")
-        for message in found.turns:
-            show(message)
-        return found
-
-    def messages(self, conversation_id: str) -> list[Message]:
-        """The turns of the branch that is shown, in order; see `branch`."""
-        return self.branch(conversation_id).turns
-
-    def message(self, message_id: str) -> Message | None:
-        """One turn, if it is still there."""
-        show = self._answers.shown()
-        with self._database.session() as session:
-            message = session.get(Message, message_id)
-        if message is not None:
-            show(message)
-        return message
-
-    def writing(self, message_id: str) -> Generation | None:
-        """The generation that writes a message, while it does."""
-        return self._answers.writing(message_id)
-
-    def busy(self, conversation_id: str) -> Generation | None:
-        """The generation that writes in a conversation now, on whichever branch."""
-        return self._answers.busy(conversation_id)
-
-    def export(self, conversation_id: str) -> str:
-        """The branch that is shown, as Markdown."""
-        return as_markdown(self.get(conversation_id), self.messages(conversation_id))
-
-    def can_go_on(self, message: Message) -> bool:
-        """Whether an answer was cut, and the model that wrote it can write it on."""
-        if message.details.get("finish_reason") not in CUT_SHORT:
-            return False
-        with self._database.session() as session:
-            cut = session.exec(select(CutAnswer.fingerprint).where(CutAnswer.message_id == message.id)).first()
-        return cut is not None and cut == self._generations.fingerprint
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
@@ -269,12 +216,6 @@ class Conversations(Catalogue):
                 session.delete(conversation)
 
     # ---- a turn --------------------------------------------------------------------------------------------------
-
-    def _known(self, message_id: str) -> Message:
-        message = self.message(message_id)
-        if message is None:
-            raise NotFoundError(NO_MESSAGE)
-        return message
 
     @contextmanager
     def _turn(self, conversation_id: str) -> Iterator[tuple[Session, Conversation, list[Message]]]:

@@ -58,7 +58,8 @@ def draw_waiting(runtime: Runtime, conversation: str, waiting: Waiting) -> None:
     with st.container(key=f"question-{waiting.id}"), st.chat_message("user", avatar=":material/person:"):
         st.text(waiting.text)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key=f"actions-{waiting.id}"):
-            st.caption(":material/schedule: Sent when the answer above is done")
+            with st.container(width="content"):
+                st.caption(":material/schedule: Sent when the answer above is done")
             press("Take back", lambda: take_back(runtime, conversation, waiting), key=f"withdraw-{waiting.id}",
                   type="tertiary")  # fmt: skip
 
