@@ -152,13 +152,14 @@ def test_the_bar_stands_still_from_page_to_page(visit: Open, site: Server, chat_
             page.goto(f"{site.url}/{name}")
             bar = page.locator(".frame")
             expect(bar.get_by_role("heading", level=1)).to_have_text(PAGES[name][0])
-            box = bar.bounding_box()
-            assert (round(box["y"]), round(box["height"])) == (0, 56), name
+            settled(page)
+            assert bar.evaluate(BOX) == [0, 56], name
             page.locator(SCROLLED).evaluate_all("all => all.forEach(one => one.scrollTo(0, 400))")
-            assert round(bar.bounding_box()["y"]) == 0, f"{name} scrolls its bar away"
+            assert bar.evaluate(BOX)[0] == 0, f"{name} scrolls its bar away"
             expect(bar.get_by_role("status")).to_contain_text("Balanced")
 
 
+BOX = "bar => { const box = bar.getBoundingClientRect(); return [Math.round(box.y), Math.round(box.height)]; }"
 RECORD = """() => { window.blank = 0; window.seen = 0; const look = () => {
     window.seen += 1; if (document.querySelectorAll('.js-plotly-plot .main-svg').length < 4) window.blank += 1;
     requestAnimationFrame(look); }; look(); }"""
@@ -186,7 +187,7 @@ def test_a_request_of_the_list_shows_its_way(visit: Open, site: Server, chat_add
         table = page.get_by_test_id("stDataFrame")
         expect(table).to_be_visible()
         settled(page)
-        table.locator("canvas").first.click(position={"x": 12, "y": 52})
+        table.locator(".dvn-scroller").click(position={"x": 12, "y": 52})
         says(re.compile("^Prefill: "))(page)
         says(re.compile("tokens in, .* of them cached"))(page)
 
