@@ -9,8 +9,9 @@ import streamlit as st
 
 from backend.runtime import Runtime, current
 from pages.drawing.acts import refusal
-from pages.drawing.figures import amounts, rate, seconds, when
+from pages.drawing.figures import money, rate, seconds, when
 from pages.drawing.frame import strip
+from pages.drawing.overview_claim import SERVED
 from pages.drawing.precision import precision
 from pages.drawing.presets import cards, changes, measuring, price_note
 from pages.drawing.switch import draw_switch
@@ -27,19 +28,18 @@ def figures(runtime: Runtime) -> None:
 
     @st.fragment(run_every=2.0)
     def live() -> None:
-        rows = runtime.ledger.window(WINDOW)
-        first = runtime.ledger.first_token(rows)
+        since, queries = time.time() - WINDOW, runtime.ledger.queries
+        sums, first = queries.sums(since, None, SERVED), queries.latency(since, None, SERVED, "ttft")
         throughput = runtime.series.throughput(10.0, 10.0)
         stats = runtime.engine.stats
-        cost = amounts([sum(row.cost for row in rows)])[0]
         strip({
             "Tokens/s now": rate(throughput[-1][1] if throughput else 0.0).removesuffix(" tok/s"),
             "Running · waiting": f"{stats.running if stats else 0} · "
             f"{stats.waiting_realtime + stats.waiting_batch if stats else 0}",
             "First token, median": seconds(first.p50 if first else None),
             "First token, p95": seconds(first.p95 if first else None),
-            "Requests": f"{len(rows):,}",
-            "Their cost": cost,
+            "Requests": f"{sums.requests:,}",
+            "Their cost": money(sums.cost / 1e9),
         }, "Requests of the last 5 minutes")  # fmt: skip
 
     live()

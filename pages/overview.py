@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from backend.runtime import current
-from pages.drawing.acts import refusal
+from pages.drawing.acts import after_press, refusal
 from pages.drawing.overview_claim import claim
 from pages.drawing.overview_day import cost_per_hour, happened, tiles
 from pages.drawing.overview_steps import done_steps, steps
@@ -29,6 +29,7 @@ def main() -> None:
 
     @st.fragment(run_every=REFRESH)
     def figures() -> None:
+        after_press()
         now = time.time()
         claim(runtime, now)
         tiles(runtime, now)

@@ -152,12 +152,13 @@ class PresetMeasuring:
         self.progress = Progress(error=error)
 
     def _put_in_force(self, lend: Callable[[Switches], None], switches: Switches) -> None:
+        before = self._engine().applied
         lend(switches)
         deadline = time.monotonic() + LOAD_TIMEOUT
         while time.monotonic() < deadline:
             self._check()
             applied = self._engine().applied
-            if applied is not None and applied.error:
+            if applied is not None and applied.error and applied is not before:  # else of a former change
                 raise TenfoldError(applied.error)
             report = self._engine().known().precision
             chosen = switches.quantization != "auto" or report is None or report.state not in ("waiting", "measuring")

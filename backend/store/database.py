@@ -48,6 +48,8 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS))
         with self.engine.begin() as connection:
             config.attributes["connection"] = connection
+            if connection.dialect.name == "sqlite":  # its driver would commit tables before the rows that go into them
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             command.upgrade(config, revision)
 
     @contextmanager

@@ -17,6 +17,11 @@ PRESSED = "act-pressed"
 """The drawing of the button that was pressed last."""
 
 
+def attempt(action: Callable[[], object]) -> None:
+    """Do something for a callback; where it is refused, the page that follows says why."""
+    _attempt(action)
+
+
 def act(action: Callable[[], object]) -> None:
     """Do something and draw the page anew, with the reason where it was refused."""
     _attempt(action)

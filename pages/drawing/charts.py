@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 import plotly.graph_objects as go
@@ -21,6 +22,7 @@ COLORS = {
     "p50": TEAL, "p95": AMBER, "p99": RED,
 }  # fmt: skip
 """A colour for a thing, on every page."""
+MOST_MARKS = 50
 FLATTENED = 20.0
 """How many times its median a largest value is that would flatten all others: the axis is logarithmic then."""
 Shape = Literal["line", "area", "steps", "dots", "bars"]
@@ -105,13 +107,19 @@ def figure(chart: Chart, height: int = 260) -> go.Figure:
         uirevision=chart.title,
         hovermode="x unified",
     )
-    for mark in chart.marks:
-        if chart.since <= mark.time <= chart.until:
-            out.add_vline(x=_at(mark.time), line={"width": 1, "dash": "dot", "color": GRAY})
-            out.add_annotation(
-                x=_at(mark.time), y=1, yref="paper", text="◆", showarrow=False, hovertext=mark.text,
-                font={"size": 11, "color": GRAY},
-            )  # fmt: skip
+    within = [mark for mark in chart.marks if chart.since <= mark.time <= chart.until][:MOST_MARKS]
+    out.update_layout(  # all at once: each added by itself would have all former ones checked again
+        shapes=[
+            {"type": "line", "x0": _at(mark.time), "x1": _at(mark.time), "y0": 0, "y1": 1, "yref": "paper",
+             "line": {"width": 1, "dash": "dot", "color": GRAY}}
+            for mark in within
+        ],
+        annotations=[
+            {"x": _at(mark.time), "y": 1, "yref": "paper", "text": "◆", "showarrow": False,
+             "hovertext": escape(mark.text), "font": {"size": 11, "color": GRAY}}
+            for mark in within
+        ],
+    )  # fmt: skip
     return out
 
 

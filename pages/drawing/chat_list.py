@@ -12,7 +12,7 @@ import streamlit as st
 from backend.errors import TenfoldError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
-from pages.drawing.acts import act
+from pages.drawing.acts import act, attempt
 from pages.drawing.chat_client import save_file
 from pages.drawing.untrusted import plain
 
@@ -115,7 +115,7 @@ def export(runtime: Runtime, identifier: str) -> None:
 def _want(identifier: str) -> None:
     what = st.session_state[f"menu-{identifier}"]
     if what == EXPORT:
-        export(current(), identifier)
+        attempt(lambda: export(current(), identifier))
     else:
         st.session_state[WANTED] = (what, identifier)
 

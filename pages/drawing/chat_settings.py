@@ -10,6 +10,7 @@ import streamlit as st
 
 from backend.runtime import Runtime
 from pages.caller import current_sight
+from pages.drawing.acts import attempt
 from pages.drawing.collections import collection_labels
 from pages.drawing.untrusted import opening, plain
 
@@ -51,7 +52,7 @@ def draw_settings(runtime: Runtime, conversation: str | None) -> ChatOptions:
             if conversation is None:
                 st.session_state[UNSAVED] = now
             else:
-                runtime.conversations.set(conversation, now)
+                attempt(lambda: runtime.conversations.set(conversation, now))
 
         return save
 

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from backend.runtime import Runtime
+from pages.drawing.acts import act
 from pages.drawing.figures import money
 
 NANO = 1_000_000_000
@@ -58,8 +59,9 @@ def _form(runtime: Runtime, limits: Any, key_id: str, change: Callable[[dict[str
                 help="The share of a budget from which Overview says that it runs out.",
             )  # fmt: skip
         if st.form_submit_button("Set the limits"):
-            change({"day": _nano(day), "month": _nano(month), "requests_per_minute": rate, "warn_percent": int(warn)})
-            st.rerun()
+            act(lambda: change({
+                "day": _nano(day), "month": _nano(month), "requests_per_minute": rate, "warn_percent": int(warn),
+            }))  # fmt: skip
 
 
 def _dollars(nano: int | None) -> float | None:

@@ -16,6 +16,8 @@ from pages.drawing.tiles import Tile, tiles
 if TYPE_CHECKING:
     from backend.metering.sums import Bucket
 
+MOST_SAMPLES = 300
+"""Of the engine's state that are drawn."""
 SOURCES = {"People": "console", "API": "api", "Jobs": "job", "Lab": "lab"}
 
 
@@ -84,13 +86,14 @@ def live(runtime: Runtime, span: int, shown: Filter, tables: bool) -> None:
 
 def engine_load(runtime: Runtime, span: int, since: float, until: float, tables: bool) -> None:
     """Requests in the engine, of everybody, as it says itself."""
-    samples = runtime.series.window(min(span, 3600))
+    every = runtime.series.window(min(span, 3600))
+    samples = every[:: max(len(every) // MOST_SAMPLES, 1)]
     at = [sample.time for sample in samples]
     lines = [
         Line("running", at, [s.stats.running for s in samples], "steps"),
         Line("waiting", at, [s.stats.waiting_realtime + s.stats.waiting_batch for s in samples], "steps"),
     ]
-    most = max((s.stats.running for s in samples), default=0)
+    most = max((s.stats.running for s in every), default=0)
     said = f"At most {most} at once." + (" Known for the last hour only." if span > 3600 else "")
     draw(
         Chart("In the engine, everybody's", "requests", lines, max(since, until - 3600), until, (), said),

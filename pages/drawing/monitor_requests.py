@@ -35,10 +35,13 @@ def request_table(runtime: Runtime, span: int, shown: Filter, every: float) -> N
         time.time() - span, None, shown.populations, limit=ROWS, offset=(number - 1) * ROWS, search=search,
         states=shown.states,
     )  # fmt: skip
+    own = current_caller()
+    owns = own.role.covers(Role.ADMIN)  # what others asked is nobody else's business
+    found = [one for one in found if owns or one.entry.tenant == own.tenant]
     if not found:
         st.info("No request of this kind ended in this range. Choose a longer range or another kind above.")
         return
-    keys = {key.id: key.name for key in runtime.access.keys.latest()}
+    keys = {key.id: key.name for key in runtime.access.keys.latest()} if owns else {}
     costs = amounts(one.dollars for one in found)
     rows = [row(one, cost, keys) for one, cost in zip(found, costs, strict=True)]
     event = st.dataframe(
@@ -58,7 +61,12 @@ def running(runtime: Runtime, shown: Filter) -> None:
     """Requests that have not ended."""
     after_press()
     source, now = SOURCES.get(shown.name), time.time()
-    active = [g for g in runtime.generations.active.values() if g.request.source == source and not g.ended]
+    own = current_caller()
+    active = [
+        g for g in runtime.generations.active.values()
+        if g.request.source == source and not g.ended
+        and (own.role.covers(Role.ADMIN) or g.request.tenant == own.tenant)
+    ]  # fmt: skip
     if not active:
         st.caption("None of these is being served now.")
         return
@@ -66,7 +74,7 @@ def running(runtime: Runtime, shown: Filter) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             state = f"{len(generation.pieces)} tokens written" if generation.pieces else "waiting for its first token"
             st.markdown(f"`{plain(generation.id[:12])}` · {state} · {seconds(now - generation.created)}")
-            if current_caller().role.covers(Role.ADMIN):
+            if own.role.covers(Role.ADMIN):
                 press("Cancel", partial(runtime.generations.cancel, generation), key=f"cancel-{generation.id}")
 
 

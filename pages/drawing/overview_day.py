@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
+from backend.access.caller import Role
 from backend.runtime import Runtime
+from pages.caller import current_caller
 from pages.drawing.charts import Chart, Line, Mark, draw
 from pages.drawing.figures import counted, moment, money, seconds, when
 from pages.drawing.monitor_live import waiting_now
@@ -89,7 +91,7 @@ def cost_per_hour(runtime: Runtime, now: float) -> None:
     at = [bucket.start + HOUR / 2 for bucket in buckets]
     lines = [Line("paid", at, [b.sums.cost / DOLLAR for b in buckets], "bars")]
     paid = sum(b.sums.cost for b in buckets) / DOLLAR
-    said = f"Paid for requests in the last 24 hours: {plain(money(paid))}."
+    said = f"Paid for requests in these hours: {plain(money(paid))}."
     if baseline is not None:
         read = [b.sums.prompt_tokens + b.sums.repeated_prompt_tokens for b in buckets]
         written = [b.sums.output_tokens + b.sums.repeated_output_tokens for b in buckets]
@@ -116,7 +118,8 @@ def happened(runtime: Runtime, now: float) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":red-badge[failed] {counted(failed, 'request')} ended in an error.")
             st.page_link(page("monitor"), label="See which on Monitor")
-    found = runtime.happenings.between(since, now)
+    owns = current_caller().role.covers(Role.ADMIN)  # who has keys, and what they spend, is nobody else's business
+    found = [one for one in runtime.happenings.between(since, now) if owns or str(one.kind) != "budget"]
     for one in found[:LISTED]:
         color, word = BADGES.get(str(one.kind), ("gray", str(one.kind)))
         st.markdown(f":{color}-badge[{word}] {plain(one.text)} · {when(one.time)}")

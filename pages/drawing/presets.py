@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.runtime import Runtime
 from pages.caller import current_caller
-from pages.drawing.acts import press
+from pages.drawing.acts import after_press, press
 from pages.drawing.figures import amounts, money, seconds, when
 from pages.drawing.untrusted import plain
 
@@ -71,6 +71,7 @@ def measuring(runtime: Runtime) -> None:
 
     @st.fragment(run_every=1.0 if going_on else None)
     def line() -> None:
+        after_press()
         progress = runtime.presets.progress
         if going_on and not progress.running:
             st.rerun()

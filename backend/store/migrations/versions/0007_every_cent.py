@@ -132,7 +132,9 @@ def _move(connection: sa.Connection) -> None:
     # What was paid for before uptime was counted: paid for, and nothing else known of it.
     connection.execute(sa.text("""
         INSERT INTO machine_span (id, price_id, started_ns, heartbeat_ns, uptime_ns, due, booked_ns, booked, closed)
-        SELECT 'before', MIN(price_id), MIN(arrived_ns), MAX(finished_ns), SUM(compute_ns), SUM(cost), SUM(compute_ns),
-            SUM(cost), TRUE
-        FROM ledger_entry HAVING COUNT(*) > 0
+        SELECT 'before', price, arrived, finished, computed, paid, computed, paid, TRUE FROM (
+            SELECT MIN(price_id) AS price, MIN(arrived_ns) AS arrived, MAX(finished_ns) AS finished,
+                SUM(compute_ns) AS computed, SUM(cost) AS paid
+            FROM ledger_entry
+        ) AS former WHERE price IS NOT NULL
     """))
