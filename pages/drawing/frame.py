@@ -21,10 +21,12 @@ STYLE = f"""<style>
 [data-testid=stHeader] :is(button, a, [data-testid=stStatusWidget]) {{ pointer-events: auto; }}
 [data-testid=stHeaderLogo] {{ display: none; }}
 [data-testid=stMainBlockContainer] {{ padding-top: 0; padding-bottom: 3rem; }}
-.st-key-frame {{ position: sticky; top: 0; z-index: 99; height: {CONTENT}px; flex: none; margin-bottom: -1rem;
+[data-testid=stLayoutWrapper]:has(> .st-key-frame) {{ position: sticky; top: 0; z-index: 99; }}
+.st-key-frame {{ height: {CONTENT}px; flex: none; margin-bottom: -1rem;
   background: linear-gradient({BACKGROUND} {HEIGHT}px, transparent {HEIGHT}px); }}
 .st-key-frame [data-testid=stHtml], .st-key-frame [data-testid=stElementContainer] {{ width: 100%; }}
-.st-key-strip {{ position: sticky; top: {HEIGHT}px; z-index: 98; background: {BACKGROUND}; padding: 8px 0; }}
+[data-testid=stLayoutWrapper]:has(> .st-key-strip) {{ position: sticky; top: {HEIGHT}px; z-index: 98; }}
+.st-key-strip {{ background: {BACKGROUND}; padding: 8px 0; }}
 .strip {{ display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 !important; padding: 0 !important; }}
 .strip div {{ min-width: 76px; }}
 .strip dt {{ font-size: 12px; opacity: 0.75; white-space: nowrap; font-weight: 400; }}
@@ -55,6 +57,7 @@ STYLE = f"""<style>
 .tiles .course i {{ flex: 1; background: #14b8a6; min-height: 1px; border-radius: 1px; }}
 /* What of Streamlit's own colours is too faint to read (contrast below 4.5). */
 [data-testid=stCaptionContainer] {{ color: light-dark(#59626c, #a9b3bd); opacity: 1; }}
+[class*="st-key-hit-"] :is(summary, summary *) {{ color: light-dark(#59626c, #a9b3bd); opacity: 1 !important; }}
 [data-testid=stBaseButton-primary], [data-testid=stBaseButton-primaryFormSubmit] {{ background: #0f766e; }}
 [data-testid=stCode] .token:is(.keyword, .boolean, .builtin) {{ color: light-dark(#0b57a8, #7cc4ff); }}
 [data-testid=stCode] .token:is(.string, .attr-value) {{ color: light-dark(#0b6b3a, #7ee0a0); }}

@@ -34,7 +34,8 @@ def sign_in(page: Any, key: str) -> None:
 
 
 def new_key(page: Any, server: Server, role: str) -> str:
-    """A key made on the page of an administrator."""
+    """A key made on the page of an administrator; once the engine serves, since a list that is open closes then."""
+    server.wait_ready()
     page.goto(f"{server.url}/sign-in?next=/connect")
     sign_in(page, first_key(server))
     page.get_by_label("Name of a new key").fill(role)

@@ -90,6 +90,8 @@ def test_a_schedule_is_said_in_words_with_its_next_runs_in_the_readers_zone(empt
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("One prompt a line").fill("Say one.")
         dialog.get_by_label("Name").fill("nightly")
+        dialog.get_by_label("Name").press("Enter")
+        settled(page)
         choose(page, "On a schedule")
         expect(dialog.get_by_text("Every day at 02:00")).to_be_visible()
         following = dialog.get_by_text(re.compile("Next, on yours"))

@@ -55,9 +55,9 @@ class MeasureBody(bodies.Body):
     first token, the switch is as it was. `seed` decides the order of blocks; it is drawn where it is left out.
     """
 
-    minutes: float = Field(10.0, gt=0, le=1440)
-    ttft_limit: float = Field(5.0, gt=0, le=3600)
-    seed: int | None = Field(None, ge=0, lt=2**31)
+    minutes: float = Field(10.0, ge=0.1, le=1440)
+    ttft_limit: float = Field(5.0, ge=0.01, le=3600)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
 
 
 class EffectView(BaseModel):
@@ -178,7 +178,7 @@ def get_worth(runtime: RuntimeDep) -> Worths:
 def measure_switch(
     name: Annotated[str, AfterValidator(check_text)], body: MeasureBody, runtime: RuntimeDep, caller: CallerDep
 ) -> Worths:
-    """Turns a switch that acts at once on and off in randomized blocks on the requests that come.
+    """Returns how the measurement begins: a switch that acts at once is turned on and off in randomized blocks.
 
     Ends once the difference is resolved or the time is over; everything is then as it was. A change of switches ends
     it.
@@ -189,6 +189,6 @@ def measure_switch(
 
 @router.post("/worth/cancel", status_code=202, summary="Cancel the live measurement.")
 def cancel_measurement(runtime: RuntimeDep) -> Worths:
-    """The switches of before come back, and former results stay."""
+    """Returns how far it came; the switches of before come back, and former results stay."""
     runtime.worth.cancel()
     return _worths(runtime)
