@@ -39,8 +39,16 @@ def new_key(page: Any, server: Server, role: str) -> str:
     page.goto(f"{server.url}/sign-in?next=/connect")
     sign_in(page, first_key(server))
     page.get_by_label("Name of a new key").fill(role)
-    page.get_by_label("It may").click()
-    page.get_by_role("option", name=re.compile(role)).click()
+    option = page.get_by_role("option", name=re.compile(role))
+
+    def opened() -> bool:
+        """A page that is drawn anew closes a list that is open."""
+        page.get_by_label("It may").click()
+        page.wait_for_timeout(500)
+        return bool(option.is_visible())
+
+    until(opened, "the list of roles is open")
+    option.click()
     page.get_by_role("button", name="Create a key").click()
     return str(page.get_by_test_id("stCode").filter(has_text=re.compile(r"^tf-")).inner_text()).strip()
 
