@@ -9,9 +9,9 @@ import streamlit as st
 
 from backend.runtime import Runtime, current
 from pages.drawing.acts import refusal
-from pages.drawing.figures import money, rate, seconds, when
+from pages.drawing.figures import DOLLAR, money, rate, seconds, when
 from pages.drawing.frame import strip
-from pages.drawing.overview_claim import SERVED
+from pages.drawing.populations import SERVED
 from pages.drawing.precision import precision
 from pages.drawing.presets import cards, changes, measuring, price_note
 from pages.drawing.switch import draw_switch
@@ -39,7 +39,7 @@ def figures(runtime: Runtime) -> None:
             "First token, median": seconds(first.p50 if first else None),
             "First token, p95": seconds(first.p95 if first else None),
             "Requests": f"{sums.requests:,}",
-            "Their cost": money(sums.cost / 1e9),
+            "Their cost": money(sums.cost / DOLLAR),
         }, "Requests of the last 5 minutes")  # fmt: skip
 
     live()

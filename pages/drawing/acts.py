@@ -17,14 +17,9 @@ PRESSED = "act-pressed"
 """The drawing of the button that was pressed last."""
 
 
-def attempt(action: Callable[[], object]) -> None:
-    """Do something for a callback; where it is refused, the page that follows says why."""
-    _attempt(action)
-
-
 def act(action: Callable[[], object]) -> None:
     """Do something and draw the page anew, with the reason where it was refused."""
-    _attempt(action)
+    attempt(action)
     st.rerun()
 
 
@@ -84,10 +79,11 @@ def _once(action: Callable[[], object], drawn: object) -> None:
     if st.session_state.get(PRESSED) is drawn:
         return
     st.session_state[PRESSED] = drawn
-    _attempt(action)
+    attempt(action)
 
 
-def _attempt(action: Callable[[], object]) -> None:
+def attempt(action: Callable[[], object]) -> None:
+    """Do something for a callback; where it is refused, the page that follows says why."""
     st.session_state[ACTED] = True
     try:
         action()

@@ -12,6 +12,8 @@ import streamlit as st
 LEAST_MONEY = 1e-8
 """Dollars below which the digits of an amount are not worth reading."""
 MOST_DECIMALS = 8
+DOLLAR, SECOND = 1e9, 1e9
+"""Nano-dollars and nanoseconds, in which the ledger counts."""
 GAP = "\N{NO-BREAK SPACE}"
 
 

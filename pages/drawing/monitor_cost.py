@@ -10,13 +10,11 @@ import streamlit as st
 
 from backend.runtime import Runtime
 from pages.drawing.charts import Chart, Line, Mark, draw
-from pages.drawing.figures import amounts, moment, money, seconds
+from pages.drawing.figures import DOLLAR, SECOND, amounts, moment, money, seconds
 from pages.drawing.populations import STEPS, Filter
 from pages.drawing.tiles import Tile, tiles
 from pages.drawing.untrusted import plain
 
-DOLLAR, SECOND = 1e9, 1e9
-"""Nano-dollars and nanoseconds, in which the ledger counts."""
 CAUSES = {
     "prefix": "prompts found in the prefix cache", "embedding": "vectors known", "answer": "answers given again",
     "graph": "chunks not looked at", "speculation": "steps saved by guesses",

@@ -12,7 +12,7 @@ from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.caller import current_caller
 from pages.drawing.acts import after_press, press
-from pages.drawing.figures import amounts, moment, money, seconds
+from pages.drawing.figures import DOLLAR, SECOND, amounts, moment, money, seconds
 from pages.drawing.monitor_live import SOURCES
 from pages.drawing.populations import Filter
 from pages.drawing.untrusted import plain
@@ -82,14 +82,14 @@ def row(request: Request, cost: str, keys: dict[str, str]) -> dict[str, str | in
     """One line of the table."""
     e = request.entry
     return {
-        "ended": moment(e.finished_ns / 1e9).strftime("%d %b %H:%M:%S"),
+        "ended": moment(e.finished_ns / SECOND).strftime("%d %b %H:%M:%S"),
         "source": e.source,
         "key": keys.get(e.key_id, e.key_id) or "–",
         "in": e.prompt_tokens,
         "cached": e.cached_tokens,
         "out": e.output_tokens,
-        "first token": seconds(e.ttft_ns / 1e9) if e.ttft_ns is not None else "–",
-        "in all": seconds(e.latency_ns / 1e9),
+        "first token": seconds(e.ttft_ns / SECOND) if e.ttft_ns is not None else "–",
+        "in all": seconds(e.latency_ns / SECOND),
         "cost": cost,
         "state": STATES.get(e.outcome, str(e.outcome)),
         "id": e.request_id,
@@ -111,13 +111,13 @@ def way(runtime: Runtime, request_id: str) -> None:
         st.markdown(
             f"{e.prompt_tokens:,} tokens in, {e.cached_tokens:,} of them cached, {e.output_tokens:,} out · "
             f"{e.accepted_tokens:,} of {e.drafted_tokens:,} guessed tokens right · machine time "
-            f"{seconds(e.compute_ns / 1e9)} · {plain(money(found.dollars))} · weights {plain(e.variant or '–')} · "
+            f"{seconds(e.compute_ns / SECOND)} · {plain(money(found.dollars))} · weights {plain(e.variant or '–')} · "
             f"path {plain(e.path)}"
         )
         if e.error:
             st.error(plain(e.error))
         if found.price is not None:
-            st.caption(f"Priced as {plain(found.price.name)}, {plain(money(found.price.per_hour / 1e9))} an hour.")
+            st.caption(f"Priced as {plain(found.price.name)}, {plain(money(found.price.per_hour / DOLLAR))} an hour.")
         if found.switches is not None:
             with st.expander("Switches in force"):
                 st.json(found.switches)

@@ -12,13 +12,12 @@ from backend.runtime import Runtime
 from pages.caller import current_caller
 from pages.drawing.acts import press
 from pages.drawing.figures import amounts, money, when
+from pages.drawing.populations import SERVED
 from pages.drawing.untrusted import plain
 
 if TYPE_CHECKING:
     from backend.lab.standing import Standing
 
-SERVED = ("people", "api", "batch")
-"""What was asked for by people and programs: the lab's own measurements are nobody's traffic."""
 WINDOW = 7 * 86400.0
 
 

@@ -11,16 +11,14 @@ from backend.access.caller import Role
 from backend.runtime import Runtime
 from pages.caller import current_caller
 from pages.drawing.charts import Chart, Line, Mark, draw
-from pages.drawing.figures import counted, moment, money, seconds, when
+from pages.drawing.figures import DOLLAR, SECOND, counted, moment, money, seconds, when
 from pages.drawing.monitor_live import waiting_now
-from pages.drawing.overview_claim import SERVED
-from pages.drawing.populations import FILTERS
+from pages.drawing.populations import FILTERS, SERVED
 from pages.drawing.tiles import Tile
 from pages.drawing.tiles import tiles as draw_tiles
 from pages.drawing.untrusted import plain
 from pages.navigation import page
 
-DOLLAR, SECOND = 1e9, 1e9
 HOUR, DAY = 3600, 86400
 LISTED = 8
 BADGES = {

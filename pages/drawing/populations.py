@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SERVED = ("people", "api", "batch")
+"""What was asked for by people and programs: the lab's own measurements are nobody's traffic."""
 RANGES = {"5 min": 300, "1 h": 3600, "24 h": 86400, "7 days": 7 * 86400, "30 days": 30 * 86400}
 STEPS = {300: 5, 3600: 60, 86400: 1800, 7 * 86400: 3 * 3600, 30 * 86400: 12 * 3600}
 """Seconds of a bucket, by those of the range."""
