@@ -60,8 +60,8 @@ function changeDraft(conversation, begun) {
 function focus() {
   if (touched()) return // it would open the keyboard over the answer
   const active = document.activeElement
-  const typing = active?.matches?.("input, textarea, select, [contenteditable=true], [role=slider]")
-  if (typing || document.querySelector('[role="dialog"]')) return
+  const busy = active?.matches?.('a[href*="#source-"], input, textarea, select, [contenteditable=true], [role=slider]')
+  if (busy || document.querySelector('[role="dialog"]')) return
   whenThere((box) => box.focus({ preventScroll: true }))
 }
 

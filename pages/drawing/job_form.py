@@ -53,9 +53,11 @@ def _form(runtime: Runtime) -> None:
         problem = ""
     except InvalidInputError as error:
         source, prompts, problem = "", [], error.message
-    if problem:
-        st.error(plain(problem))
-    _preview(prompts)
+    # One place whether there is something to say or not: a field that moves is made anew, without what was typed in it.
+    with st.container(gap=None):
+        if problem:
+            st.error(plain(problem))
+        _preview(prompts)
     left, right = st.columns([3, 2])
     name = left.text_input("Name", placeholder=_name(source, prompts) or "What you will know it by", key=f"name-{turn}")
     max_tokens = int(right.number_input("Longest answer, in tokens", 1, 4096, 128, key=f"max-{turn}"))

@@ -146,6 +146,7 @@ def test_a_mark_and_a_source_open_the_passage_with_the_sentence_marked(site: Any
     page.goto(f"{site.url}/chat")
     page.get_by_role("button", name=re.compile("How many steps")).last.click()
     answers(page, 1)
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_focused()  # once; from then on it is the reader's to move
     for way in (page.get_by_role("link", name="[1]"), page.get_by_role("button", name=re.compile(r"\[1\] lighthouse"))):
         way.first.focus()
         page.keyboard.press("Enter")
