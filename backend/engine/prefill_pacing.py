@@ -4,6 +4,8 @@ from __future__ import annotations
 
 CAUTION = 0.8
 """Share of the time allowed that is aimed at, since steps vary."""
+UNNOTICED = 0.05
+"""Seconds that a step may take in any case: 20 tokens a second are more than anybody reads; short pieces cost twice."""
 FIRST_CHUNK = 8
 PIECE = 4
 """Tokens that the attention kernel takes together where three query heads share a key; three cost as much as four."""
@@ -31,7 +33,8 @@ class PrefillPacing:
         if not tokens:  # one late step says little
             self._plain = seconds if not self._plain else 0.7 * self._plain + 0.3 * min(seconds, 2 * self._plain)
         elif self._plain and tokens >= self._whole_pieces():  # a prompt's last piece says nothing about larger ones
-            allowed, extra = CAUTION * self.stall * self._plain, seconds - self._plain
+            allowed = CAUTION * max(self.stall * self._plain, min(self.stall, 1.0) * (UNNOTICED - self._plain))
+            extra = seconds - self._plain
             fit = max(tokens * min(allowed / max(extra, 1e-9), 3.0), 0.5 * self._size)
             self._size = max(1.0, min(fit, 0.7 * self._size + 0.3 * fit))  # back at once, forward by and by
 

@@ -87,7 +87,7 @@ class Switches:
         low=10,
         high=5000,
         help="How much longer others may wait for their next token while a prompt beyond the token budget is read. "
-        "100: at most twice as long. More reads the prompt sooner.",
+        "100: at most twice as long, or 50 ms where that is more. More reads the prompt sooner.",
     )
     dual_path: bool = _switch(
         True,

@@ -1,5 +1,8 @@
 // AMX's tile instructions in plain C++, so that what is built of them can be tested where no processor has them.
 #pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>  // before its names mean something else
+#endif
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from backend import packaged
-from backend.engine.attention.base import one_sequence
+from backend.engine.attention.base import AttentionShape, NewTokens, PagedAttention, make_batch, one_sequence
+from backend.engine.attention.cpu import KernelAttention
+from backend.engine.attention.gather import GatherAttention
 from backend.engine.config import blocks_for
 from backend.engine.embedding.kernel import KernelForward
 from backend.engine.embedding.weights import read_encoder_shape, read_weights
 from backend.engine.kernels.abi import MIRRORS, check_sizes, declare
-from backend.engine.kernels.build import SOURCES
+from backend.engine.kernels.build import SOURCES, load_cpu_kernels
 from backend.engine.model.decoder import Decoder
 from backend.engine.quantization.kernel import way
 from backend.models.checkpoint import resolve
@@ -85,3 +87,50 @@ def test_the_encoder_gives_the_same_vectors_to_the_bit(kernels: ctypes.CDLL, cac
     encoder = KernelForward(folder, shape, read_weights(folder, shape), kernels, bits=8)
     tiles, without = both(kernels, lambda: encoder(TEXTS))
     assert np.array_equal(tiles, without)
+
+
+HEADS = [(6, 2, 32), (9, 3, 64), (20, 1, 64), (4, 4, 96), (4, 2, 128), (2, 1, 256)]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_size"), HEADS)
+@pytest.mark.parametrize("emulated", [True, False])
+def test_attention_by_tiles_is_plain_attention_and_a_rows_own(
+    kernels: ctypes.CDLL, cache_dir: Path, heads: int, kv_heads: int, head_size: int, emulated: bool
+) -> None:
+    """Prompts read whole, in pieces and beside others; contexts that end within a page, a group and a segment."""
+    shape = AttentionShape(1, heads, kv_heads, head_size)
+    torch.manual_seed(head_size)
+    length = 300
+    qkv = torch.randn(length, (heads + 2 * kv_heads) * head_size).bfloat16()
+    cosine, sine = torch.ones(length, head_size // 2), torch.zeros(length, head_size // 2)
+
+    def attended(attention: PagedAttention, pieces: list[list[tuple[int, int, int]]]) -> dict[int, torch.Tensor]:
+        """Of sequences that are begun anew: steps of (sequence, from, to)."""
+        attention.allocate(3 * blocks_for(length))
+        out: dict[int, torch.Tensor] = {s: torch.zeros(length, heads * head_size) for s in range(3)}
+        for step in pieces:
+            parts = [
+                NewTokens([0] * (to - at), range(at, to), np.arange(blocks_for(length), dtype=np.int32) * 3 + s)
+                for s, at, to in step
+            ]
+            batch = make_batch(parts, [0], CPU)
+            attention.prepare(batch)
+            rows = torch.cat([qkv[at:to] for _, at, to in step]).to(attention.dtype)
+            found = attention.forward(0, rows, batch, cosine, sine, rotate=False).float()
+            for (s, at, to), part in zip(step, found.split([to - at for _, at, to in step]), strict=True):
+                out[s][at:to] = part
+        return out
+
+    plain = attended(GatherAttention(shape, torch.float32, CPU), [[(0, 0, length)]])[0]
+    library = kernels if emulated else load_cpu_kernels(cache_dir)
+    whole = attended(KernelAttention(shape, torch.bfloat16, library), [[(0, 0, length)]])[0]
+    assert float((whole - plain).norm() / plain.norm()) < 0.01
+    mixed = attended(
+        KernelAttention(shape, torch.bfloat16, library),
+        [
+            [(0, 0, 7), (1, 0, 250)], [(1, 250, 255), (0, 7, 8)], [(0, 8, 271)],
+            [(2, 0, 5), (1, 255, 256), (0, 271, 272)],
+        ],
+    )  # fmt: skip
+    for sequence, end in ((0, 272), (1, 256), (2, 5)):
+        assert torch.equal(mixed[sequence][:end], whole[:end]), "a row is the same however it was reached"

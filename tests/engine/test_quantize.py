@@ -30,12 +30,14 @@ def test_products_equal_float32(cache_dir: Path, bits: int, out: int, inner: int
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
-def test_a_row_in_float32_beside_8_bits_is_the_same_alone_and_in_a_batch() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("out", [960, 3072])
+def test_a_row_of_onednns_product_is_the_same_alone_and_in_a_batch(dtype: torch.dtype, out: int) -> None:
     torch.manual_seed(0)
-    layer = PackedLinear(torch.randn(960, 576), torch.randn(960), torch.float32)
-    batch = torch.randn(33, 576)
+    layer = PackedLinear(torch.randn(out, 576), torch.randn(out), dtype)
+    batch = torch.randn(70, 576).to(dtype)
     whole = layer(batch)
-    assert all(torch.equal(layer(batch[:rows]), whole[:rows]) for rows in (1, 2, 3, 4, 8, 16))
+    assert all(torch.equal(layer(batch[:rows]), whole[:rows]) for rows in (1, 2, 3, 4, 8, 16, 31, 33, 64))
 
 
 @pytest.mark.skipif("x86" not in torch.backends.quantized.supported_engines, reason="torch has no x86 engine here")

@@ -13,7 +13,7 @@ from backend.engine.embedding.smoothing import kept_smoothing
 from backend.engine.embedding.weights import PRODUCTS, EncoderShape, Weights
 from backend.engine.kernels.abi import NativeEncoder, NativeEncoderLayer, NativeEncoderProduct
 from backend.engine.memory import Arena
-from backend.engine.quantization.kernel import PANEL, KernelLinear, is_fast, rows_dtype
+from backend.engine.quantization.kernel import PANEL, KernelLinear, is_fast, rows_dtype, way
 
 
 class KernelForward:
@@ -62,7 +62,8 @@ class KernelForward:
             int(shape.pool_first), shape.eps,
         )  # fmt: skip
         self.together = torch.get_num_threads()
-        self.precision = f"kernel-{bits}-{shape.pooling}-2-{str(rows_dtype(kernels)).removeprefix('torch.')}"
+        by = "tiles" if way(kernels).startswith("AMX") else str(rows_dtype(kernels)).removeprefix("torch.")
+        self.precision = f"kernel-{bits}-{shape.pooling}-2-{by}"
 
     @staticmethod
     def supports(shape: EncoderShape, kernels: ctypes.CDLL | None) -> bool:

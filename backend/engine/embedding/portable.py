@@ -38,12 +38,14 @@ class TorchForward:
         others = {name: tensor for name, tensor in weights.items() if name.removesuffix(".bias") not in linears}
         self._w = {name: tensor.to(device, dtype) for name, tensor in others.items()}
         by = type(linears[shape.products[0]]).__name__  # whose products: a vector's bits depend on it
+        self._alone = any(getattr(linear, "depends_on_count", False) for linear in linears.values())
         self.precision = f"torch-{by}-{str(dtype).removeprefix('torch.')}-{shape.pooling}"
 
     @torch.inference_mode()
     def __call__(self, inputs: list[list[int]]) -> np.ndarray:
         """See `Forward`."""
-        return self.rows(inputs).float().cpu().numpy()
+        parts = [self.rows([text]) for text in inputs] if self._alone else [self.rows(inputs)]
+        return torch.cat(parts).float().cpu().numpy()
 
     def rows(self, inputs: list[list[int]], seen: Callable[[str, torch.Tensor], None] | None = None) -> torch.Tensor:
         """Vectors [inputs, hidden]; `seen` is told the input of every product."""

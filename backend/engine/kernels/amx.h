@@ -20,6 +20,19 @@ namespace tenfold {
 // process that have it.
 extern bool tiles_wanted;
 
+// What this thread's tiles are shaped for; 0: nothing.
+extern thread_local uint32_t tiles_shaped;
+
+// Lets go of this thread's tiles: held, they are written to memory whenever another thread gets the core, and keep an idle
+// core awake.
+inline void release_tiles() {
+#if defined(TENFOLD_AMX)
+  if (!tiles_shaped) return;
+  _tile_release();
+  tiles_shaped = 0;
+#endif
+}
+
 // Whether the processor has tiles and the kernel of the system lets this process use them; it is asked once.
 inline bool tiles_granted() {
 #if defined(TENFOLD_EMULATED_AMX)
@@ -45,34 +58,51 @@ inline int64_t tile_stride(int64_t row_bytes) { return by_tiles(row_bytes) ? (ro
 #if defined(TENFOLD_AMX)
 static_assert(std::is_same<Wide, uint16_t>::value && std::is_same<Byte, uint8_t>::value, "what tiles multiply");
 
-// The shapes of a thread's tiles, for `rows` rows of 32: sums in 0 to 3, rows in 4 and 5, weights in 6 and 7.
-class Tiles {
- public:
-  explicit Tiles(int rows) {
-    struct alignas(64) Shapes {
-      uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } shapes;
-    auto shape = [&](int tile, int count) { shapes.bytes[tile] = 64; shapes.rows[tile] = (uint8_t)count; };
-    for (int tile : {0, 1, 4}) shape(tile, std::min(rows, 16));
-    if (rows > 16) for (int tile : {2, 3, 5}) shape(tile, rows - 16);
-    for (int tile : {6, 7}) shape(tile, 16);
-    _tile_loadconfig(&shapes);
-  }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
+// The shapes of a thread's tiles, as the processor takes them.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+  void set(int tile, int count, int row_bytes) { rows[tile] = (uint8_t)count; bytes[tile] = (uint16_t)row_bytes; }
 };
 
-// Sums of up to 32 rows with a panel, 64 bytes of each row at a time; T is int32_t (8 bits) or float (16).
+// Those of a product with `rows` rows of 32: sums in 0 to 3, rows in 4 and 5, weights in 6 and 7.
+inline TileShapes product_shapes(int rows) {
+  TileShapes shapes;
+  for (int tile : {0, 1, 4}) shapes.set(tile, std::min(rows, 16), 64);
+  if (rows > 16) for (int tile : {2, 3, 5}) shapes.set(tile, rows - 16, 64);
+  for (int tile : {6, 7}) shapes.set(tile, 16, 64);
+  return shapes;
+}
+
+// What uses tiles, each in shapes of its own.
+enum class TileUse : uint32_t { PRODUCT = 1, PAGES = 2 };
+
+// Gives this thread's tiles their shapes for so many rows. It takes as long as ten steps of a product, so they are kept
+// until other ones are asked for or `release_tiles` is called.
+template <typename Shapes> inline void shape_tiles(TileUse use, int rows, Shapes shapes) {
+  const uint32_t wanted = (uint32_t)use << 16 | (uint32_t)rows;
+  if (tiles_shaped == wanted) return;
+  const TileShapes now = shapes(rows);
+  _tile_loadconfig(&now);
+  tiles_shaped = wanted;
+}
+
+// Sums of up to 32 rows with a panel, 64 bytes of each row at a time, on top of what is in `sums` if they go on; T is int32_t
+// (8 bits) or float (16).
 template <typename T>
-inline void tile_sums(const char* rows, int64_t stride, int count, const char* panel, int steps, Ahead ahead, T (*sums)[PANEL]) {
+inline void tile_sums(const char* rows, int64_t stride, int count, const char* panel, int steps, Ahead ahead, bool go_on,
+                      T (*sums)[PANEL]) {
 #define TENFOLD_ADD(to, x, w) if constexpr (std::is_same<T, float>::value) _tile_dpbf16ps(to, x, w); else _tile_dpbusd(to, x, w)
-  const Tiles tiles(count);
+  constexpr int64_t ROW = PANEL * sizeof(T);
   const bool two = count > 16;
-  _tile_zero(0);
-  _tile_zero(1);
-  if (two) { _tile_zero(2); _tile_zero(3); }
+  if (go_on) {
+    _tile_loadd(0, sums, ROW); _tile_loadd(1, sums[0] + 16, ROW);
+    if (two) { _tile_loadd(2, sums[16], ROW); _tile_loadd(3, sums[16] + 16, ROW); }
+  } else {
+    _tile_zero(0); _tile_zero(1);
+    if (two) { _tile_zero(2); _tile_zero(3); }
+  }
   for (int i = 0; i < steps; i++, rows += 64, panel += 16 * PANEL_STEP, ahead.at += ahead.per_step) {
     for (int64_t line = 0; line < ahead.per_step; line += 64) __builtin_prefetch(ahead.at + line, 0, 2);
     _tile_loadd(6, panel, PANEL_STEP);
@@ -86,24 +116,43 @@ inline void tile_sums(const char* rows, int64_t stride, int count, const char* p
       TENFOLD_ADD(3, 5, 7);
     }
   }
-  constexpr int64_t ROW = PANEL * sizeof(T);
   _tile_stored(0, sums, ROW);
   _tile_stored(1, sums[0] + 16, ROW);
   if (two) { _tile_stored(2, sums[16], ROW); _tile_stored(3, sums[16] + 16, ROW); }
 #undef TENFOLD_ADD
 }
 
-// As `tile` of gemm.h, for any count of rows, `stride` bytes apart.
+constexpr int64_t STRETCH = 768;  // bytes of 32 rows and of a panel's columns that the nearest cache holds side by side
+
+// As `tile` of gemm.h, for any count of rows, `stride` bytes apart; `next` may be null. The rows are cut into equal parts,
+// of which the last begins within the one before if need be, so that the tiles keep their shapes.
 template <typename T, typename Put>
 inline void by_tiles(const void* a, int64_t stride, int count, const void* panel, int64_t row_bytes, const void* next, Put put) {
-  alignas(64) T sums[32][PANEL];
-  const int steps = (int)(row_bytes / 64);
-  for (int at = 0; at < count; at += 32) {
-    const int rows = std::min(32, count - at);
-    tile_sums<T>((const char*)a + at * stride, stride, rows, (const char*)panel, steps,
-                 share(next, row_bytes * PANEL, at, rows, count, steps), sums);
-    for (int r = 0; r < rows; r++)
-      for (int half = 0; half < 2; half++) put(at + r, half, load(sums[r] + 16 * half));
+  alignas(64) T few[32][PANEL];
+  const int steps = (int)(row_bytes / 64), parts = (count + 31) / 32, rows = (count + parts - 1) / parts;
+  shape_tiles(TileUse::PRODUCT, rows, product_shapes);
+  // Many rows take so long that nobody needs to ask for the next panel.
+  const Ahead ahead = next && parts == 1 ? share(next, row_bytes * PANEL, 0, rows, rows, steps) : Ahead{"", 0};
+  auto sum_up = [&](int from, int step, int some, T (*sums)[PANEL]) {
+    tile_sums<T>((const char*)a + from * stride + step * 64, stride, rows, (const char*)panel + (int64_t)step * 16 * PANEL_STEP,
+                 some, ahead, step > 0, sums);
+  };
+  if constexpr (std::is_same<Put, Into<T>>::value) {
+    const int whole = count / rows * rows, last = count - rows;
+    const int stretches = parts == 1 ? 1 : (int)((row_bytes + STRETCH - 1) / STRETCH), each = (steps + stretches - 1) / stretches;
+    for (int step = 0; step < steps; step += each) {
+      const int some = std::min(each, steps - step);
+      for (int at = 0; at < whole; at += rows) sum_up(at, step, some, put.rows + at);
+      if (whole < count) sum_up(last, step, some, few);
+    }
+    for (int r = whole; r < count; r++) std::memcpy(put.rows[r], few[r - last], sizeof few[0]);
+  } else {
+    for (int at = 0; at < count; at += rows) {
+      const int from = std::min(at, count - rows);
+      sum_up(from, 0, steps, few);
+      for (int r = at - from; r < rows; r++)
+        for (int half = 0; half < 2; half++) put(from + r, half, load(few[r] + 16 * half));
+    }
   }
 }
 #endif

@@ -62,7 +62,7 @@ void attend(const tenfold_batch* batch, const Plan* planned, const Q* query, con
     const int low = t.kv_head < 0 ? 0 : t.kv_head, high = t.kv_head < 0 ? b.kv_heads : t.kv_head + 1;
     const int total_pages = pages_of(b, t.sequence);
     for (int h = low; h < high; h++) {
-      gather_rows(b, plan, t, h, query, out, PAIRED<Q, T>, rows);
+      gather_rows<Q, T>(b, plan, t, h, query, out, rows);
       const char* head = pages + h * head_bytes;
       if (t.segment >= 0) {
         st.clear(rows.width, D);

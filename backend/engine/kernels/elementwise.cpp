@@ -32,7 +32,7 @@ void silu_mul(const T* gate_up, T* out, int tokens, int width) {
     for (int i = 0; i < width; i += 16) {
       const f16v x = load(g + i), u = load(g + width + i);
       const f16v e = exp16(0.0f - magnitude(x));
-      const f16v sigmoid = select(x < 0.0f, e, splat(1.0f)) / (1.0f + e);
+      const f16v sigmoid = select(x < 0.0f, e, splat(1.0f)) * reciprocal(1.0f + e);
       store(out + (int64_t)t * width + i, x * sigmoid * u);
     }
   });

@@ -68,7 +68,8 @@ void encode(const Model& m, const int32_t* ids, int tokens, float* out, Scratch&
   s.fit(m, tokens);
   float* x = &s.x[0];
   embed_tokens(m, ids, tokens, x);
-  const int blocks = up(tokens, BLOCK), each = up(up(tokens, blocks), ROWS) * ROWS;
+  const int unit = in_tiles_of(H) ? TILED_ROWS : ROWS, most = BLOCK / unit * unit;  // no part of a tile but the last
+  const int blocks = up(tokens, most), each = up(up(tokens, blocks), unit) * unit;
   for (int i = 0; i < m.count; i++) {
     const tenfold_encoder_layer& w = m.layers[i];
     s.rows.shape(w.qkv, tokens);
@@ -92,4 +93,5 @@ extern "C" void tenfold_encode(const tenfold_encoder* model, const int32_t* ids,
     if (!kept) kept = std::make_unique<Scratch>();
     encode(*model, ids + starts[i], starts[i + 1] - starts[i], out + (int64_t)i * model->hidden, *kept);
   });
+  Team::settle();
 }

@@ -7,7 +7,11 @@
 namespace tenfold {
 namespace {
 
-constexpr int BLOCK = 120;  // rows, at most, that go through the feed-forward layer together: what they need stays cached
+// Rows that go through attention together where tiles multiply, and whether they do for this inner dimension.
+constexpr int TILED_ROWS = 32;
+inline bool in_tiles_of(int k) { return !std::is_same<Held, float>::value && by_tiles(k * sizeof(Held)); }
+
+constexpr int BLOCK = 128;  // rows, at most, that go through the feed-forward layer together: what they need stays cached
 
 typedef tenfold_encoder Model;
 
@@ -23,7 +27,7 @@ struct Scratch {
   Room<Held> attended;          // [tokens][hidden]
   Room<Held> inner;             // [BLOCK][inner_stride]
   Room<uint16_t> keys, values;  // of one head, as panels
-  Room<Held> weights;           // [ROWS][tokens, in whole panels]: the softmax before it is divided by its sum
+  Room<Held> weights;           // [rows][tokens, in whole panels]: the softmax before it is divided by its sum
   void fit(const Model& m, int tokens) {
     const size_t padded = up(tokens, PANEL) * PANEL, hidden = m.hidden, head = m.hidden / m.heads;
     x.fit(tokens * hidden);
@@ -32,7 +36,7 @@ struct Scratch {
     inner.fit((size_t)BLOCK * inner_stride(m));
     keys.fit(padded * head);
     values.fit(padded * head);
-    weights.fit(ROWS * padded);
+    weights.fit(std::max(ROWS, TILED_ROWS) * padded);
   }
 };
 
@@ -49,12 +53,16 @@ void pack_keys(const Held* from, int64_t stride, int tokens, int D, uint16_t* to
   }
 }
 
-// Values of one head as panels of 32 dimensions, to be multiplied by weights: [panel][tokens / 2][32][2].
-void pack_values(const Held* from, int64_t stride, int tokens, int D, uint16_t* to) {
-  const int even = up(tokens, 2) * 2;
+// Values of one head as panels of 32 dimensions, to be multiplied by weights: [panel][room / 2][32][2], zero from `tokens`
+// on. `room` is even.
+void pack_values(const Held* from, int64_t stride, int tokens, int room, int D, uint16_t* to) {
   for (int p = 0; p < D / PANEL; p++)
-    for (int t = 0; t < even; t += 2) {
-      uint16_t* at = to + ((int64_t)p * even + t) * PANEL;
+    for (int t = 0; t < room; t += 2) {
+      uint16_t* at = to + ((int64_t)p * room + t) * PANEL;
+      if (t >= tokens) {
+        std::fill(at, at + 2 * PANEL, 0);
+        continue;
+      }
       const Held* first = from + t * stride + p * PANEL;
       for (int d = 0; d < PANEL; d++) {
         at[2 * d] = narrow_of(first[d]);
@@ -63,19 +71,30 @@ void pack_values(const Held* from, int64_t stride, int tokens, int D, uint16_t* 
     }
 }
 
-// Weights of MR queries for all tokens, 2^(score - offset), zero behind the end; `part` becomes 1 / their sum.
-// Returns whether all sums are far from what float32 cannot hold.
-template <int MR>
-bool weigh(const Held* query, int64_t stride, int tokens, int D, const float* offset, const Scratch& s, Held* weights,
-           float* part) {
+// `count` rows by a panel: by tiles, or in the usual way, for which `count` is MR. `put` as everywhere.
+template <int MR, bool TILES, typename Put>
+inline void few_rows(const Held* rows, int64_t stride, int count, const uint16_t* panel, int k, Put put) {
+#if defined(TENFOLD_AMX)
+  if constexpr (TILES) {
+    by_tiles<float>(rows, stride * sizeof(Held), count, panel, k * sizeof(Held), nullptr, put);
+    return;
+  }
+#endif
+  tile_wide<MR>((const Wide*)rows, stride, panel, k, NOTHING_AHEAD, put);
+}
+
+// Weights of `count` (at most MR) queries for all tokens, 2^(score - offset), zero behind the end; `part` becomes 1 / their
+// sum. Returns whether all sums are far from what float32 cannot hold.
+template <int MR, bool TILES>
+bool weigh(const Held* query, int64_t stride, int count, int tokens, int D, const float* offset, const Scratch& s,
+           Held* weights, float* part) {
   const int panels = up(tokens, PANEL), padded = panels * PANEL;
   const float scale = 1.44269504f / std::sqrt((float)D);
   const i16v lane = load(COUNTED);
   f16v total[MR];
-  for (int r = 0; r < MR; r++) total[r] = f16v{};
+  for (int r = 0; r < count; r++) total[r] = f16v{};
   for (int p = 0; p < panels; p++)
-    tile_wide<MR>((const Wide*)query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD,
-                  [&](int r, int half, f16v v) {
+    few_rows<MR, TILES>(query, stride, count, &s.keys[(size_t)p * D * PANEL], D, [&](int r, int half, f16v v) {
       const int column = p * PANEL + half * 16;
       f16v e = power_of_two(v * scale - offset[r]);
       if (column + 16 > tokens) e = select(lane < tokens - column, e, f16v{});
@@ -83,7 +102,7 @@ bool weigh(const Held* query, int64_t stride, int tokens, int D, const float* of
       store(weights + r * padded + column, e);
     });
   bool fine = true;
-  for (int r = 0; r < MR; r++) {
+  for (int r = 0; r < count; r++) {
     const float all = sum(total[r]);
     fine = fine && all > 1e-30f && all < 1e30f;
     part[r] = 1.0f / all;
@@ -91,42 +110,56 @@ bool weigh(const Held* query, int64_t stride, int tokens, int D, const float* of
   return fine;
 }
 
-// The largest score of each of MR queries.
-template <int MR>
-void find_largest(const Held* query, int64_t stride, int tokens, int D, const Scratch& s, float* most) {
+// The largest score of each of `count` (at most MR) queries.
+template <int MR, bool TILES>
+void find_largest(const Held* query, int64_t stride, int count, int tokens, int D, const Scratch& s, float* most) {
   const float scale = 1.44269504f / std::sqrt((float)D);
   const i16v lane = load(COUNTED);
   f16v top[MR];
-  for (int r = 0; r < MR; r++) top[r] = splat(-INFINITY);
+  for (int r = 0; r < count; r++) top[r] = splat(-INFINITY);
   for (int p = 0; p < up(tokens, PANEL); p++)
-    tile_wide<MR>((const Wide*)query, stride, &s.keys[(size_t)p * D * PANEL], D, NOTHING_AHEAD,
-                  [&](int r, int half, f16v v) {
+    few_rows<MR, TILES>(query, stride, count, &s.keys[(size_t)p * D * PANEL], D, [&](int r, int half, f16v v) {
       top[r] = larger(select(lane < tokens - p * PANEL - half * 16, v, splat(-INFINITY)), top[r]);
     });
-  for (int r = 0; r < MR; r++) most[r] = largest(top[r]) * scale;
+  for (int r = 0; r < count; r++) most[r] = largest(top[r]) * scale;
 }
 
-// Nearly all scores are small enough to be taken as they are; only where they are not, the largest is found first.
+// What `count` (at most MR) tokens from `first` on gather with a head whose keys and values are packed, the values for
+// `room` tokens. Nearly all scores are small enough to be taken as they are; only where they are not, the largest is found
+// first.
+template <int MR, bool TILES> void attend_rows(const Model& m, int tokens, int room, int head, int first, int count, Scratch& s) {
+  const int D = m.hidden / m.heads, padded = up(tokens, PANEL) * PANEL;
+  const int64_t stride = 3 * (int64_t)m.hidden;
+  const Held* query = &s.qkv[0] + head * D + first * stride;
+  float offset[MR] = {}, part[MR];
+  if (!weigh<MR, TILES>(query, stride, count, tokens, D, offset, s, &s.weights[0], part)) {
+    find_largest<MR, TILES>(query, stride, count, tokens, D, s, offset);
+    weigh<MR, TILES>(query, stride, count, tokens, D, offset, s, &s.weights[0], part);
+  }
+  for (int p = 0; p < D / PANEL; p++)
+    few_rows<MR, TILES>(&s.weights[0], padded, count, &s.values[(size_t)p * room * PANEL], room, [&](int r, int half, f16v v) {
+      store(&s.attended[(int64_t)(first + r) * m.hidden + head * D + p * PANEL + half * 16], v * part[r]);
+    });
+}
+
 void attend(const Model& m, int tokens, Scratch& s) {
-  const int D = m.hidden / m.heads, even = up(tokens, 2) * 2, padded = up(tokens, PANEL) * PANEL;
+  const int D = m.hidden / m.heads;
+  const bool tiles = in_tiles_of(D);
+  const int room = tiles ? up(tokens, PANEL) * PANEL : up(tokens, 2) * 2;
   const int64_t stride = 3 * (int64_t)m.hidden;
   for (int h = 0; h < m.heads; h++) {
     const Held* queries = &s.qkv[0] + h * D;
     pack_keys(queries + m.hidden, stride, tokens, D, &s.keys[0]);
-    pack_values(queries + 2 * m.hidden, stride, tokens, D, &s.values[0]);
+    pack_values(queries + 2 * m.hidden, stride, tokens, room, D, &s.values[0]);
+#if defined(TENFOLD_AMX)
+    if (tiles) {
+      for (int first = 0; first < tokens; first += TILED_ROWS)
+        attend_rows<TILED_ROWS, true>(m, tokens, room, h, first, std::min(TILED_ROWS, tokens - first), s);
+      continue;
+    }
+#endif
     in_tiles(tokens, [&](auto rows, int first) {
-      constexpr int MR = decltype(rows)::value;
-      const Held* query = queries + first * stride;
-      float offset[MR] = {}, part[MR];
-      if (!weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part)) {
-        find_largest<MR>(query, stride, tokens, D, s, offset);
-        weigh<MR>(query, stride, tokens, D, offset, s, &s.weights[0], part);
-      }
-      for (int p = 0; p < D / PANEL; p++)
-        tile_wide<MR>((const Wide*)&s.weights[0], padded, &s.values[(size_t)p * even * PANEL], even, NOTHING_AHEAD,
-                      [&](int r, int half, f16v v) {
-          store(&s.attended[(int64_t)(first + r) * m.hidden + h * D + p * PANEL + half * 16], v * part[r]);
-        });
+      attend_rows<decltype(rows)::value, false>(m, tokens, room, h, first, decltype(rows)::value, s);
     });
   }
 }

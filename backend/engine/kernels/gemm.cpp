@@ -21,15 +21,26 @@ constexpr int BLOCK = 96;     // rows that share a panel while it is in the cach
 struct Out {
   void* base; int is_float; int columns;
   const float* bias;
-  void put(int64_t row, int column, f16v v) const {
+  // `count` rows of a panel, from `row` and `column` on: `number(row of them, half of the panel)` gives 16 numbers.
+  template <typename Number> void put(int64_t row, int column, int count, Number number) const {
+    if (!bias && !is_float && column + PANEL <= columns) {
+      bf16* to = (bf16*)base + row * columns + column;
+      for (int r = 0; r < count; r++, to += columns)
+        for (int half = 0; half < 2; half++) store(to + half * 16, number(r, half));
+      return;
+    }
+    for (int r = 0; r < count; r++)
+      for (int half = 0; half < 2; half++) put_few(row + r, column + half * 16, number(r, half));
+  }
+
+ private:
+  void put_few(int64_t row, int column, f16v v) const {
     const int room = columns - column;
     if (room <= 0) return;
     if (bias) v = v + load_some(bias + column, room);
     if (is_float) put_some((float*)base + row * columns + column, v, room);
     else put_some((bf16*)base + row * columns + column, v, room);
   }
-
- private:
   template <typename T> static void put_some(T* to, f16v v, int count) {
     if (count >= 16) { store(to, v); return; }
     T few[16];
@@ -48,21 +59,29 @@ template <typename T> T* room(size_t count) {
   return held.data();
 }
 
-// A product in (row block, panel) pieces: `work(first row, rows, panel, next panel, put)`, where `put(row of the block,
-// half of the panel, 16 numbers)` takes its results.
-template <typename Work> void in_pieces(int m, Out out, Work work) {
-  struct alignas(64) Results { float rows[BLOCK][PANEL]; };
-  static thread_local Results results;
-  const int panels = (out.columns + PANEL - 1) / PANEL;
-  Team::run((m + BLOCK - 1) / BLOCK * panels, [=](int piece, int next) {
-    Results& mine = results;
-    const int first = piece / panels * BLOCK;
-    work(first, std::min(BLOCK, m - first), piece % panels, next % panels,
-         [&](int row, int half, f16v v) { store(mine.rows[row] + half * 16, v); });
+// A product in (panels, row block) pieces, a panel's one after the other, so that it comes from memory once. A piece is
+// computed as sums, `sum(first row, rows, panel, next panel, sums)`, and becomes numbers on its way out, `finish(first row,
+// column)` giving what makes 16 numbers of `(row, half of the panel, sums)`: results are written while others are awaited.
+template <typename T, typename Sum, typename Finish> void in_pieces(int m, Out out, Sum sum, Finish finish) {
+  struct alignas(64) Sums { T rows[BLOCK][PANEL]; };
+  static thread_local Sums sums;
+  if (!m) return;
+  const int panels = (out.columns + PANEL - 1) / PANEL, blocks = (m + BLOCK - 1) / BLOCK, block = std::min(m, BLOCK);
+  // Few rows are done with a panel as quickly as threads agree on who takes it: then a piece is several.
+  const int together = std::clamp(panels / (6 * Team::size()), 1, std::min(8, BLOCK / block));
+  Team::run((panels + together - 1) / together * blocks, [=](int piece, int next) {
+    const int first = piece % blocks * BLOCK, from = piece / blocks * together, to = std::min(from + together, panels);
+    T (*rows)[PANEL] = sums.rows;
+    for (int p = from; p < to; p++, rows += block)
+      sum(first, std::min(BLOCK, m - first), p, p + 1 < to ? p + 1 : next / blocks * together, Into<T>{rows});
   }, [=](int piece) {
-    const int first = piece / panels * BLOCK, column = piece % panels * PANEL;
-    for (int r = 0; r < std::min(BLOCK, m - first); r++)
-      for (int c = 0; c < PANEL; c += 16) out.put(first + r, column + c, load(results.rows[r] + c));
+    const int first = piece % blocks * BLOCK, from = piece / blocks * together, to = std::min(from + together, panels);
+    const T (*rows)[PANEL] = sums.rows;
+    for (int p = from; p < to; p++, rows += block) {
+      const auto number = finish(first, p * PANEL);
+      out.put(first, p * PANEL, std::min(BLOCK, m - first),
+              [&](int r, int half) { return number(r, half, load(rows[r] + half * 16)); });
+    }
   });
 }
 
@@ -87,9 +106,9 @@ template <typename T> void multiply_wide(tenfold_linear w, const T* x, Out out, 
     });
     a = (const Wide*)to;
   }
-  in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
-    panel_of_wide(a + first * stride, stride, count, (const uint16_t*)w.packed, w.k, p, next, put);
-  });
+  in_pieces<float>(m, out, [=](int first, int count, int p, int next, auto into) {
+    panel_of_wide(a + first * stride, stride, count, (const uint16_t*)w.packed, w.k, p, next, into);
+  }, [](int, int) { return [](int, int, f16v v) { return v; }; });
 }
 
 // A row as the rotated weight meets it, until the thread asks for the next one.
@@ -113,12 +132,17 @@ template <typename T> void multiply_bytes(tenfold_linear w, const T* x, Out out,
     };
     if (w.rotated) quantize(rotated(row, w)); else quantize(row);
   });
-  in_pieces(m, out, [=](int first, int count, int p, int next, auto put) {
-    panel_of_bytes(q + first * stride, stride, count, (const int8_t*)w.packed, w.k, p, next, [&](int r, int half, i16v v) {
-      const int column = p * PANEL + half * 16;
-      const f16v exact = to_floats(without_zero(v, w.sums + column, 128));
-      put(r, half, exact * load(w.scales + column) * scales[first + r]);
-    });
+  in_pieces<int32_t>(m, out, [=](int first, int count, int p, int next, auto into) {
+    panel_of_bytes(q + first * stride, stride, count, (const int8_t*)w.packed, w.k, p, next, into);
+  }, [=](int first, int column) {
+    struct Half { f16v scale; i16v zero; };
+    auto half = [&](int at) {
+      return Half{load(w.scales + at), ROWS_ARE_SIGNED ? splat(0) : load(w.sums + at)};
+    };
+    return [low = half(column), high = half(column + 16), rows = scales + first](int r, int half, i16v v) {
+      const Half& h = half ? high : low;
+      return to_floats(v - h.zero) * h.scale * rows[r];
+    };
   });
 }
 
@@ -205,12 +229,13 @@ double tenfold_peak(int bits) {
   if (by_tiles(64)) {
     constexpr double OPERATIONS = 4 * 2.0 * 16 * 16 * 64;  // of four tiles of 8-bit products; half of it in 16 bits
     const double seconds = seconds_of([&] {
-      const Tiles tiles(32);
+      shape_tiles(TileUse::PRODUCT, 32, product_shapes);
       _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
       for (int64_t r = 0; r < ROUNDS / 8; r++) {
         if (bits == 8) { _tile_dpbusd(0, 4, 6); _tile_dpbusd(1, 4, 7); _tile_dpbusd(2, 5, 6); _tile_dpbusd(3, 5, 7); }
         else { _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); }
       }
+      release_tiles();
     });
     return ROUNDS / 8 * threads * (bits == 8 ? OPERATIONS : OPERATIONS / 2) / seconds;
   }

@@ -31,11 +31,16 @@ inline Ahead share(const void* next, int64_t bytes, int at, int rows, int count,
 }
 
 // Loops whose counters the compiler knows at every place: left as loops, what they fill would live in memory.
-#define TENFOLD_INLINE __attribute__((always_inline))
 template <int... I, typename F> TENFOLD_INLINE inline void each_of(std::integer_sequence<int, I...>, F f) {
   (f(std::integral_constant<int, I>{}), ...);
 }
 template <int N, typename F> TENFOLD_INLINE inline void each(F f) { each_of(std::make_integer_sequence<int, N>{}, f); }
+
+// Takes results as they are: the sums of a panel, row by row.
+template <typename T> struct Into {
+  T (*rows)[PANEL];
+  template <typename V> void operator()(int row, int half, V v) const { store(rows[row] + half * 16, v); }
+};
 
 // A finished sum, moved: what is live while results are put, calls included, must not be what the loop adds to, or GCC
 // keeps that in memory all along.
@@ -155,7 +160,9 @@ inline void to_bytes(int k, RowScale s, Byte* out, Read read) {
 template <typename Read>
 inline RowScale quantize_row(int k, Byte* out, Read read) {
   f16v top = {};
-  for (int i = 0; i < k; i += 16) top = larger(magnitude(read(i, k - i)), top);
+  int i = 0;
+  for (; i + 16 <= k; i += 16) top = larger(magnitude(read(i, 16)), top);
+  if (i < k) top = larger(magnitude(read(i, k - i)), top);
   const RowScale s{std::max(largest(top), 1e-8f) / 127.0f, 128};
   to_bytes(k, s, out, read);
   return s;

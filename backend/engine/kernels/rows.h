@@ -1,6 +1,7 @@
 // The rows of a tile: which query tokens and heads look at the same pages, gathered so that one load serves all.
 #pragma once
 #include "plan.h"
+#include "tile_attention.h"
 
 #include <cmath>
 #include <vector>
@@ -16,19 +17,25 @@ template <typename Q> struct Rows {
   int64_t partial[TILE];       // of its first segment; -1: it has only one
   std::vector<float> packed;     // [head_size][width]
   std::vector<uint32_t> pairs;   // the same in bf16, two dimensions each: [head_size / 2][width]
+  std::vector<bf16> tiles;       // as tiles take them: [count][head_size]
 };
 
 template <typename Q, typename T>
 constexpr bool PAIRED = HAS_DOT && std::is_same<Q, bf16>::value && std::is_same<T, bf16>::value;
+
+// Whether rows and pages of these kinds, in heads of this size, meet in tiles.
+template <typename Q, typename T> inline bool in_tiles_of(int head_size) {
+  return std::is_same<Q, bf16>::value && std::is_same<T, bf16>::value && by_tiles(head_size * sizeof(bf16));
+}
 
 inline int rounded(int rows) {
   for (int width : {1, 2, 3, 4, 6, 8}) if (rows <= width) return width;
   return TILE;
 }
 
-template <typename Q>
+template <typename Q, typename T>
 void gather_rows(const tenfold_batch& b, const Plan& plan, const Task& t, int kv_head, const Q* query, Q* out,
-                 bool paired, Rows<Q>& rows) {
+                 Rows<Q>& rows) {
   const int D = b.head_size, group = b.heads / b.kv_heads, record = D + 2;
   rows.count = 0;
   for (int m = 0; m < t.count; m++) {
@@ -45,7 +52,10 @@ void gather_rows(const tenfold_batch& b, const Plan& plan, const Task& t, int kv
     }
   }
   rows.width = rounded(rows.count);
-  if (paired) {
+  if (in_tiles_of<Q, T>(D)) {
+    rows.tiles.resize((size_t)rows.count * D);
+    for (int r = 0; r < rows.count; r++) std::memcpy(&rows.tiles[(size_t)r * D], rows.query[r], D * sizeof(bf16));
+  } else if (PAIRED<Q, T>) {
     rows.pairs.assign((size_t)D / 2 * rows.width, 0);
     for (int r = 0; r < rows.count; r++)
       for (int d = 0; d < D; d += 2) std::memcpy(&rows.pairs[(size_t)d / 2 * rows.width + r], rows.query[r] + d, 4);
@@ -61,6 +71,12 @@ template <typename Q, typename T>
 void take(const Rows<Q>& rows, const char* const* pages, int count, const char* const* ahead, int D, const int* room,
           State& st) {
   const float scale = 1.0f / std::sqrt((float)D);
+#if defined(TENFOLD_AMX)
+  if (in_tiles_of<Q, T>(D)) {
+    take_pages_by_tiles(pages, count, ahead, D, rows.tiles.data(), rows.count, scale, room, st);
+    return;
+  }
+#endif
   switch (rows.width) {
 #define TENFOLD_WIDTH(N) \
   case N: \
@@ -79,6 +95,9 @@ void run_pages(const Rows<Q>& rows, const char* head, int64_t block_bytes, const
                const char* then, int D, State& st) {
   int room[TILE];
   const char *pages[GROUP], *ahead[GROUP];
+#if defined(TENFOLD_AMX)
+  if (in_tiles_of<Q, T>(D)) shape_tiles(TileUse::PAGES, rows.count, page_shapes);
+#endif
   for (int page = from; page < to; page += GROUP) {
     const int count = std::min(GROUP, to - page);
     for (int i = 0; i < count; i++) {

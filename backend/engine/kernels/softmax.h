@@ -4,6 +4,7 @@
 // are merged in order (Flash-Decoding, Dao et al. 2023). The cut is by position alone, so a row's result is the same to
 // the last bit whatever else is in the batch, however its prompt was chunked, and whoever shares its pages.
 #pragma once
+#include "amx.h"
 #include "pages.h"
 #include "pairs.h"
 
@@ -14,7 +15,11 @@ namespace {  // each source its own: nothing but the C interface leaves the libr
 
 constexpr int GROUP = 4;      // pages per step of the online softmax
 constexpr int SEGMENT = 16;   // pages whose softmax is merged as one
-constexpr int TILE = 12;      // rows (query token, head) that share a load
+#if defined(TENFOLD_AMX)
+constexpr int TILE = 16;      // rows (query token, head) that share a load
+#else
+constexpr int TILE = 12;
+#endif
 
 // Running softmax of up to TILE rows: maximum, sum (as lanes) and weighted values.
 struct State {
@@ -27,6 +32,30 @@ struct State {
     std::fill(acc.begin(), acc.begin() + (size_t)rows * D, 0.0f);
   }
 };
+
+// Takes in a row's scores of `count` pages, `scores(page)`; `put(page, weights)` is given the tokens' weights, which may be
+// `coarse` where they are rounded to bf16. Returns how much what was known before counts.
+template <bool coarse, typename Scores, typename Put>
+TENFOLD_INLINE inline float soften(State& st, int r, int count, Scores scores, Put put) {
+  f16v best = scores(0);
+#pragma GCC unroll 4
+  for (int b = 1; b < count; b++) { best = larger(scores(b), best); }
+  const float top = std::max(st.top[r], largest(best));
+  const float carry = top == st.top[r] ? 1.0f : std::exp(st.top[r] - top);
+  st.top[r] = top;
+  f16v total = st.total[r] * carry;
+#pragma GCC unroll 4
+  for (int b = 0; b < count; b++) {
+    constexpr float LOG2E = 1.44269504088896341f;
+    const f16v x = coarse ? scores(b) * LOG2E - top * LOG2E : scores(b) - top;
+    f16v e = coarse ? coarse_power_of_two(x) : exp16(x);
+    e = select(x > -80.0f, e, f16v{});  // also where nothing may be looked at, and x is not a number
+    total += e;
+    put(b, e);
+  }
+  st.total[r] = total;
+  return carry;
+}
 
 // Takes in `count` (at most GROUP) pages. room[r]: how many of their tokens row r may look at; below 1 is none.
 // Queries come as float32 [D][MR], or for `DOT` as bf16 pairs [D / 2][MR]; `scale` is that of the scores.
@@ -91,21 +120,10 @@ void take_pages(const char* const* pages, int count, const char* const* ahead, i
   int reach = 0;
 #pragma GCC unroll 16
   for (int r = 0; r < MR; r++) {
-    f16v best = load(p[0][r]);
-    for (int b = 1; b < count; b++) { best = larger(load(p[b][r]), best); }
-    const float top = std::max(st.top[r], largest(best));
-    carry[r] = top == st.top[r] ? 1.0f : std::exp(st.top[r] - top);
-    st.top[r] = top;
-    f16v total = st.total[r] * carry[r];
-    for (int b = 0; b < count; b++) {
-      const f16v x = load(p[b][r]) - top;
-      f16v e = exp16(x);
-      e = select(x > -80.0f, e, f16v{});  // also where nothing may be looked at, and x is not a number
-      total += e;
+    carry[r] = soften<DOT>(st, r, count, [&](int b) { return load(p[b][r]); }, [&](int b, f16v e) {
       if (std::is_same<T, int8_t>::value) e = e * load(value_scales(pages[b], D));
       if (DOT) store_pairs(narrow_p[b][r], e); else store(p[b][r], e);
-    }
-    st.total[r] = total;
+    });
     reach = std::max(reach, room[r]);
   }
 

@@ -2,6 +2,7 @@
 // from the others'. Waiting is spinning for a moment, since the next job mostly comes at once, and then sleeping.
 // All that threads share here is atomic and in one order for all (memory_order_seq_cst).
 #include "team.h"
+#include "amx.h"
 
 #include <algorithm>
 #include <atomic>
@@ -142,7 +143,10 @@ struct Crew {
   void stand_by(int me) {
     uint64_t last = 0;
     for (;;) {
-      if (!spin([&] { return number.load() != last; }, SPINS)) number.wait(last);
+      if (!spin([&] { return number.load() != last; }, SPINS)) {
+        release_tiles();
+        number.wait(last);
+      }
       last = number.load();
       if (me >= runs.load()) continue;
       at_work[me].job.store(last);
@@ -172,11 +176,14 @@ Crew& crew() {
 
 }  // namespace
 
+thread_local uint32_t tiles_shaped = 0;
+
 int Team::size() { return crew().size; }
 void Team::resize(int threads) { crew().size = std::clamp(threads, 1, MOST); }
 
 void Team::settle() {
   if (last_job) crew().settle(last_job);
+  release_tiles();
 }
 
 void Team::start(const Job& job) {

@@ -29,7 +29,8 @@ class Team {
     start({pieces, 0, &work, [](void* with, int piece, int) { (*(Work*)with)(piece); }, [](void*, int) {}});
   }
 
-  // Waits for whoever is still at a piece that was done without it. Before memory that pieces read is given back.
+  // Waits for whoever is still at a piece that was done without it, and lets go of the caller's tiles. Before memory that
+  // pieces read is given back, and when the library returns.
   static void settle();
 
   static int size();

@@ -11,10 +11,14 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#if defined(TENFOLD_512) && defined(__AVX512BF16__)
-#define TENFOLD_BF16 1
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
+#if defined(TENFOLD_512) && defined(__AVX512BF16__)
+#define TENFOLD_BF16 1
+#endif
+
+#define TENFOLD_INLINE __attribute__((always_inline))
 
 namespace tenfold {
 
@@ -99,6 +103,12 @@ template <typename M, typename H> inline Two<H> select(Two<M> mask, Two<H> a, Tw
 }
 template <typename V> inline V smaller(V a, V b) { return select(a < b, a, b); }
 template <typename V> inline V larger(V a, V b) { return select(a > b, a, b); }
+#if defined(TENFOLD_512)  // what the two mean, which GCC does not see
+inline f16v smaller(f16v a, f16v b) { return (f16v)_mm512_min_ps((__m512)a, (__m512)b); }
+inline f16v larger(f16v a, f16v b) { return (f16v)_mm512_max_ps((__m512)a, (__m512)b); }
+inline i16v smaller(i16v a, i16v b) { return (i16v)_mm512_min_epi32((__m512i)a, (__m512i)b); }
+inline i16v larger(i16v a, i16v b) { return (i16v)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+#endif
 template <typename V> inline V magnitude(V v) { return as_float(as_bits(v) & 0x7fffffffu); }
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
@@ -136,7 +146,13 @@ template <typename H> struct Narrow<Two<H>> {
   template <typename T> static void to(T* p, Two<H> v) { Part::to(p, v.lo); Part::to(p + Part::LANES, v.hi); }
 };
 
-inline f16v load(const bf16* p) { return as_float(Narrow<u16v>::from((const uint16_t*)p) << 16); }
+inline f16v load(const bf16* p) {
+#if defined(TENFOLD_512)  // left to choose, GCC takes two halves for some processors
+  return (f16v)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#else
+  return as_float(Narrow<u16v>::from((const uint16_t*)p) << 16);
+#endif
+}
 inline f16v load(const int8_t* p) { return to_floats(Narrow<i16v>::from(p)); }
 inline void store(bf16* p, f16v v) {
 #ifdef TENFOLD_BF16
@@ -205,6 +221,37 @@ inline f16v sums_of(const f16v* v) {
   for (int i = 0; i < 16; i++) out[i] = sum(v[i]);
   return load(out);
 #endif
+}
+
+// 1 / x within an ulp or two, for x that is neither 0 nor out of the ordinary; a division takes four times as long.
+inline f16v reciprocal(f16v x) {
+#if defined(TENFOLD_512)
+  const f16v r = (f16v)_mm512_rcp14_ps((__m512)x);
+  return r * (2.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// To whole numbers, the nearest ones.
+inline i16v nearest(f16v x) {
+#if defined(TENFOLD_512)
+  return (i16v)_mm512_cvtps_epi32((__m512)x);
+#else
+  return to_int(x + select(x < 0.0f, splat(-0.5f), splat(0.5f)));
+#endif
+}
+
+// 2^x for x <= 0 within 8e-5 of it, for what is rounded to bf16, which is 25 times as coarse; below -126 as there.
+inline f16v coarse_power_of_two(f16v x) {
+  x = larger(x, splat(-126.0f));
+  const i16v whole = nearest(x);
+  const f16v f = x - to_floats(whole);
+  f16v p = splat(5.5171669e-2f);
+  p = p * f + 2.4261114e-1f;
+  p = p * f + 6.9326097e-1f;
+  p = p * f + 9.9992806e-1f;
+  return as_float(as_int(p) + (whole << 23));
 }
 
 // exp on 16 lanes: range reduction by ln 2 and a degree-6 polynomial; about 1 ulp for x <= 0.

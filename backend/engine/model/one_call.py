@@ -9,6 +9,7 @@ import torch
 from backend.engine.attention.base import Batch
 from backend.engine.attention.cpu import KernelAttention, KernelStep
 from backend.engine.kernels.abi import NativeLayer, NativeModel
+from backend.engine.memory import zeros
 from backend.engine.model.layer import Layer
 from backend.engine.model.weights import ModelShape
 from backend.engine.quantization.kernel import KernelLinear
@@ -61,7 +62,7 @@ class WholeForward:
         tokens = residual.shape[0]
         needed = tokens * self._kernels.tenfold_scratch(self._model, native)
         if len(self._scratch) < needed:
-            self._scratch = torch.empty(needed, dtype=self._scratch.dtype)
+            self._scratch = zeros(needed, self._scratch.dtype)
         delta = torch.empty(tokens, self._hidden, dtype=self._scratch.dtype)
         self._kernels.tenfold_forward(
             self.attention.is_bf16, self._model, native, residual.data_ptr(), delta.data_ptr(), self._scratch.data_ptr()

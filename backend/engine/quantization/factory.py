@@ -33,7 +33,8 @@ def linear_factory(
         kernels: the C++ library, or None.
         high: names of layers that a low-bit variant keeps in 16 bits.
         hub_kernels: bitsandbytes may fetch kernels from a hub.
-        invariant: on a processor a row's result must not depend on the rows beside it, in float32 too.
+        invariant: on a processor a row's result must not depend on the rows beside it, in float32 too; the caller looks
+            after it where a layer's `depends_on_count` says so.
 
     Raises:
         ValueError: this machine cannot hold weights so; says why.
@@ -62,7 +63,7 @@ def linear_factory(
         # Beside layers in 8 bits a difference in the last bit becomes a whole step, so float32 is packed there as well.
         packs = cpu and (dtype is torch.bfloat16 or invariant or variant in LOW_BITS)
         if packs and torch.backends.mkldnn.is_available():
-            return PackedLinear(weight, bias, dtype)
+            return PackedLinear(weight, bias, dtype, fixed=not invariant)
         return DenseLinear(weight.to(device, dtype).contiguous(), None if bias is None else bias.to(device, dtype))
 
     no_engine = "x86" not in torch.backends.quantized.supported_engines

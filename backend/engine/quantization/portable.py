@@ -6,6 +6,7 @@ A row's result never depends on the rows beside it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from backend.engine.quantization.hadamard import order_for, rotated
 
@@ -14,15 +15,31 @@ class PackedLinear:
     """The weight laid out once for oneDNN's kernel instead of at every call: in bf16 a quarter less time a step.
 
     A row's results do not depend on how many rows there are, as torch's own product has them, which takes another way
-    for one to three.
+    for one to three. With AMX oneDNN sums in an order that does depend on it, so it is given `AT_ONCE` rows at a time,
+    unless `fixed` is false: then rows that belong together have to come alone where `depends_on_count`.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+    AT_ONCE = 32
+    """Rows; few enough for a step of decoding, and two of AMX's tiles."""
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, *, fixed: bool = True
+    ) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
         self._bias = None if bias is None else bias.to(dtype)
+        varies = dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+        self._fixed, self.depends_on_count = varies and fixed, varies and not fixed
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
+        if not self._fixed:
+            return self._product(x)
+        rows = x.reshape(-1, x.shape[-1])
+        padded = F.pad(rows, (0, 0, 0, -len(rows) % self.AT_ONCE))
+        out = torch.cat([self._product(some) for some in padded.split(self.AT_ONCE)])
+        return out[: len(rows)].view(*x.shape[:-1], -1)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return out
 
