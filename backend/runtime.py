@@ -99,8 +99,11 @@ class Runtime:
             lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings,
             lambda: [Waiting(*one) for one in self.generations.unended()],
         )  # fmt: skip
-        self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
-        self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
+        budgets = self.budgets
+        self.conversations = Conversations(
+            self.database, self.generations, self.retriever, self.embeddings, budgets.take
+        )
+        self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job, budgets.check)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)

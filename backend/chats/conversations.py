@@ -20,7 +20,7 @@ from sqlmodel import Session, select
 from backend.chats.attribution import Mark, attribute
 from backend.chats.catalogue import GONE
 from backend.chats.line import QuestionLine, Waiting
-from backend.chats.requests import answer_request, check_question, continuing_request
+from backend.chats.requests import answer_request, check_question, continuing_request, unmade_request
 from backend.chats.settings import ChatOptions, ChatSettings, options
 from backend.chats.transcripts import NO_MESSAGE, Transcripts
 from backend.chats.tree import branch, latest_leaf
@@ -58,6 +58,8 @@ class Conversations(Transcripts):
         generations: who answers.
         retriever: finds passages to answer from.
         embeddings: compares an answer's sentences with them; None: by their words alone.
+        take: called with a key's id before anything is begun; raises where its budget or its rate is used up, which is
+            then the answer's failure.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class Conversations(Transcripts):
         generations: GenerationService,
         retriever: Retriever,
         embeddings: EmbeddingService | None = None,
+        take: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(database, generations, self._marks)
-        self._retriever, self._embeddings = retriever, embeddings
+        self._retriever, self._embeddings, self._take = retriever, embeddings, take
         self._asking = threading.Lock()  # held from the look at whether a chat is busy until its answer is begun
         self._line = QuestionLine()
         self._close_interrupted()
@@ -85,9 +88,9 @@ class Conversations(Transcripts):
     """How a new chat is answered."""
 
     @staticmethod
-    def options(settings: ChatSettings, sight: Sight, *, searchable: bool) -> ChatOptions:
+    def options(settings: ChatSettings, sight: Sight, *, searchable: bool, key_id: str = "") -> ChatOptions:
         """How to answer by a conversation's settings; see `settings.options`."""
-        return options(settings, sight, searchable=searchable)
+        return options(settings, sight, searchable=searchable, key_id=key_id)
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
@@ -165,8 +168,10 @@ class Conversations(Transcripts):
 
         Raises:
             InvalidInputError: it was not cut, another model answers now, or the context is full.
+            OverloadedError: the budget or the rate of the key is used up.
         """
         message = self._known(message_id)
+        self._take(options.key_id)  # refused, the answer stays one that can be written on
         with self._asking:
             with self._turn(message.conversation_id) as (session, conversation, messages):
                 row, cut = session.get(Message, message_id), session.get(CutAnswer, message_id)
@@ -183,8 +188,8 @@ class Conversations(Transcripts):
             account = message.details.get("account")
             writing = Writing(
                 Generation(
-                    TextRequest(source="console"), lambda _, done: self._answers.keep(message_id, done), "Thinking…",
-                    before=cut.text,
+                    unmade_request(options, conversation.tenant), lambda _, done: self._answers.keep(message_id, done),
+                    "Thinking…", before=cut.text,
                 ),
                 message.conversation_id, asked, account=Account(**account) if account else None,
                 left_out=message.details.get("left_out", 0),
@@ -239,10 +244,15 @@ class Conversations(Transcripts):
     ) -> Message:
         note = "Searching the documents…" if options.collection is not None else "Thinking…"
         generation = Generation(
-            TextRequest(source="console"), lambda _, done: self._answers.keep(answer.id, done), note
+            unmade_request(options, tenant), lambda _, done: self._answers.keep(answer.id, done), note
         )
         make = partial(answer_request, turns, options, self._retriever, tenant=tenant, fresh=fresh)
-        self._begin(answer.id, Writing(generation, answer.conversation_id, question=turns[-1].text), make)
+
+        def admitted() -> TextRequest:
+            self._take(options.key_id)  # a refusal is the answer's failure, and says why
+            return make()
+
+        self._begin(answer.id, Writing(generation, answer.conversation_id, question=turns[-1].text), admitted)
         return answer
 
     def _begin(self, message_id: str, writing: Writing, make: Callable[[], TextRequest]) -> None:
@@ -271,7 +281,7 @@ class Conversations(Transcripts):
         def similar(texts: list[str]) -> np.ndarray | None:
             if self._embeddings is None or self._embeddings.missing:
                 return None
-            return self._embeddings.vectors(texts, "console", "realtime")
+            return self._embeddings.vectors(texts, "console", "realtime", generation.request.key_id)
 
         generation = writing.generation
         return attribute(generation.text.strip(), generation.citations, writing.question, similar,

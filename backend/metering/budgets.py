@@ -201,6 +201,8 @@ class Budgets:
                         f"{self._whose(scope)} has used its budget of {_dollars(limit)} for this {period}: "
                         f"{_dollars(spent)} are spent. It begins anew at {_moment(end)}; "
                         "an administrator can raise it.",
+                        brief=f"{'The key' if scope else 'This installation'} has used its budget for this {period}. "
+                        f"It begins anew at {_moment(end)}; an administrator can raise it.",
                         retry_after=math.ceil(end - now),
                     )
 

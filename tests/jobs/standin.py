@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,13 @@ class StandIn:
             generation.finish("stop")
 
 
-def make_jobs(database: Database, answers: StandIn) -> Jobs:
-    """Jobs of a database that a stand-in answers."""
+def make_jobs(database: Database, answers: StandIn, admit: Callable[[str], None] = lambda _: None) -> Jobs:
+    """Jobs of a database that a stand-in answers, where `admit` lets it."""
 
     def ground(*_: Any) -> Any:
         raise AssertionError("no documents were asked for")
 
-    return Jobs(database, answers, ground)  # type: ignore[arg-type]
+    return Jobs(database, answers, ground, admit)  # type: ignore[arg-type]
 
 
 def latest(jobs: Jobs, job: Job) -> JobRun:
