@@ -29,6 +29,7 @@ class StandIn:
 
     Attributes:
         answering: cleared, what is asked waits.
+        left: how many are answered before that waits by itself.
         away: whether the engine refuses whatever it is asked.
         asked: the requests that were begun.
         most: how many were open at once.
@@ -38,6 +39,7 @@ class StandIn:
     def __init__(self, log: Path | None = None, delay: float = 0.0) -> None:
         self.answering = threading.Event()
         self.answering.set()
+        self.left: float = float("inf")
         self.away = False
         self.refusals = 0
         self.asked: list[TextRequest] = []
@@ -88,7 +90,10 @@ class StandIn:
     def _answer(self) -> None:
         while True:
             generation = self._line.get()
+            if self.left <= 0:
+                self.answering.clear()
             self.answering.wait()
+            self.left -= 1
             if self._delay:
                 time.sleep(self._delay)
             generation.push(Piece(f"{generation.request.question}, answered by {os.getpid()}", 1, None))
