@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from backend.engine.messages import Stats
 from backend.engine.messages import Usage as EngineUsage
@@ -30,7 +30,6 @@ from backend.metering.totals import Ended, Totals, totals_of
 from backend.metering.uptime import Span, Uptime
 from backend.store.database import Database
 from backend.store.tables.answers import Answer
-from backend.store.tables.usage import RollUp
 from backend.store.writer import passing
 
 log = logging.getLogger(__name__)
@@ -97,17 +96,15 @@ class Ledger:
 
     def open(self, *, thread: bool = True) -> None:
         """Begin to count uptime, with what a killed run left put right; without `thread` by calls of `tick` alone."""
+        self._catch_up()
         with self._database.session() as session:
             killed = close_open_spans(session)
-            summed = session.exec(select(RollUp.start).limit(1)).first() is not None
         if killed is not None:
             self.lost = Loss(killed.heartbeat_ns / SECOND, HEARTBEAT)
             log.warning(
                 "the server was killed: what ended after %s is not in the ledger (%.0f s at most)",
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.lost.heartbeat)), HEARTBEAT,
             )  # fmt: skip
-        if not summed:
-            self._sum_all()
         price = self.charges.price
         with self._lock:
             stamp = self._taken = self._clock.time_ns()
@@ -290,15 +287,12 @@ class Ledger:
 
         self._database.writer.submit(work)
 
-    def _sum_all(self) -> None:
+    def _catch_up(self) -> None:
         """Sums of entries that were there before there were sums."""
-        after = 0
-        while True:
+        more = True
+        while more:
             with self._database.session() as session:
-                last = rollup.build(session, after)
-            if last == after:
-                return
-            after = last
+                more = rollup.catch_up(session)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from backend.engine.messages import Usage
-from backend.metering.entry import DOLLAR, HOUR, SECOND, Asked, price_of
+from backend.metering import rollup
+from backend.metering.entry import DOLLAR, HOUR, SECOND, Asked, Entry, price_of
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import OWN, Prices
@@ -157,6 +159,41 @@ def test_a_price_is_rounded_once_however_often_it_is_looked_at() -> None:
         uptime.advance(second * SECOND)
         idle += uptime.take_idle()[1]
     assert idle == 2 == price_of(2 * HOUR, 1)
+
+
+def test_a_first_start_that_was_killed_while_it_summed_old_entries_goes_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Server(database, FakeClock(), random.Random(1))
+    for _ in range(100):
+        first.second()
+    first.ledger.close()
+    assert database.writer.flush()
+    queries = first.ledger.queries
+    whole = queries.sums(), queries.by_key(), queries.latency()
+    with database.session() as session:  # as an upgrade leaves it: entries, and no sums
+        for table in ("ledger_rollup", "ledger_key_day"):
+            session.connection().exec_driver_sql(f"DELETE FROM {table}")
+    monkeypatch.setattr(rollup, "TOGETHER", 7)
+    add, counted = rollup.add, 0
+
+    def killed(session: Session, entries: Sequence[Entry]) -> None:
+        nonlocal counted
+        counted += 1
+        add(session, entries)
+        if counted == 3:
+            raise SystemExit
+
+    monkeypatch.setattr(rollup, "add", killed)
+    with pytest.raises(SystemExit):
+        Server(database, FakeClock(), random.Random(1))
+    assert queries.sums() != whole[0], "some are summed, in commits of their own"
+    again = Server(database, FakeClock(), random.Random(1))
+    assert (queries.sums(), queries.by_key(), queries.latency()) == whole
+    again.second()
+    again.ledger.close()
+    assert database.writer.flush()
+    check(again, still_open=False)
 
 
 def test_a_kill_loses_a_second_at_most_and_says_so(database: Database) -> None:
