@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from backend.access.access import Access
 from backend.chats.conversations import Conversations
@@ -39,6 +40,7 @@ from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.folder import Storage
+from backend.store.tables.happenings import HappeningKind
 from backend.switchboard.service import Switchboard
 from backend.switchboard.worth_live import LiveWorth
 from backend.switchboard.worth_traffic import Waiting
@@ -64,7 +66,10 @@ class Runtime:
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine, settings.served_model)
-        self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
+        self.ledger = Ledger(
+            self.database, self.prices, self.metrics, keep_days=settings.ledger_days,
+            tell=partial(self.happenings.note, HappeningKind.UNSTORED),
+        )  # fmt: skip
         self.ledger.on_entry(log_request)
         keys, queries = self.access.keys, self.ledger.queries
         self.budgets = Budgets(self.database, queries, keys.limits, keys.shown, self.happenings)

@@ -10,15 +10,21 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from sqlmodel import Session
+
 from backend.engine.switches import Switches
-from backend.metering.booking import Batch, idle_entry, store
+from backend.metering.booking import Batch, healed, idle_entry, store
 from backend.metering.entry import Entry, fingerprint
 from backend.metering.prices import MachinePrice
 from backend.metering.uptime import Span, Uptime
 from backend.store.database import Database
-from backend.store.writer import passing
+from backend.store.failures import named_failures
+from backend.store.writer import TooManyWaitError, Write, cause, passing
 
 log = logging.getLogger(__name__)
+
+KEPT, IDLE = "only machine time and cost are kept", "the machine time counts as idle"
+"""What became of entries that could not be stored."""
 
 
 class Clock(Protocol):
@@ -34,12 +40,20 @@ class Bookkeeper:
     Args:
         database: where they are kept, by its writer.
         observe: is told of idle time.
+        tell: is told in a sentence of entries that could not be stored.
         clock: what time it is.
+
+    Attributes:
+        unstored: entries that could not be stored, since the start: of each only its time and its cost are kept, or its
+            time is idle.
     """
 
-    def __init__(self, database: Database, observe: Callable[[Entry], None], clock: Clock) -> None:
-        self._database, self._observe, self._clock = database, observe, clock
-        self._lock = threading.Lock()
+    def __init__(
+        self, database: Database, observe: Callable[[Entry], None], tell: Callable[[str], None], clock: Clock
+    ) -> None:
+        self._database, self._observe, self._tell, self._clock = database, observe, tell, clock
+        self.unstored = 0
+        self._lock, self._ticking = threading.Lock(), threading.Lock()
         self._pending: list[Entry] = []
         self._states: dict[str, dict[str, Any]] = {}  # that may not be stored yet
         self._ended: list[Span] = []
@@ -83,6 +97,15 @@ class Bookkeeper:
         Args:
             last: uptime ends here, and nothing is held back any more.
         """
+        with self._ticking:  # a span is never stored as it was before
+            batch = self._gather(last)
+            if batch.entries or batch.spans:
+                self._database.writer.submit(
+                    lambda session: store(session, batch), lambda error: self._told(batch, error),
+                    instead=lambda error: self._instead(batch, error),
+                )  # fmt: skip
+
+    def _gather(self, last: bool) -> Batch:
         with self._lock:
             self._take_idle(everything=last)
             stamp, uptime = self._clock.time_ns(), self._uptime
@@ -93,8 +116,7 @@ class Bookkeeper:
             self._states.update({name: {} for name in states})  # known from now on
             if last:
                 self._uptime = None
-        if batch.entries or batch.spans:
-            self._submit(batch)
+        return batch
 
     def _take_idle(self, *, everything: bool = False) -> None:
         uptime = self._uptime
@@ -109,19 +131,48 @@ class Bookkeeper:
             self._observe(entry)
         self._taken = stamp
 
-    def _submit(self, batch: Batch) -> None:
-        def tell(error: Exception | None) -> None:
-            if error is None or passing(error):
-                return
-            if len(batch.entries) == 1:
-                log.error("an entry of the ledger could not be stored: %s", batch.entries[0].request_id)
-                with self._lock:
-                    if self._uptime is not None:
-                        self._uptime.unbook(batch.entries[0].compute_ns, batch.entries[0].cost)
-                return
-            for entry in batch.entries:  # one of them is to blame
-                self._submit(Batch((entry,)))
-            if batch.entries:
-                self._submit(Batch((), batch.idle, batch.spans, batch.states))
+    # ---- what cannot be stored -----------------------------------------------------------------------------------
 
-        self._database.writer.submit(lambda session: store(session, batch), tell)
+    def _instead(self, batch: Batch, error: Exception) -> Write | None:
+        """What to store in a batch's place, in the same transaction with its spans: for the writer's thread."""
+        whole = healed(batch, self._storable)
+        idle = len(whole.idle) - len(batch.idle)
+        bare = len(set(batch.entries) - set(whole.entries)) - idle
+        if not bare and not idle:
+            return None  # no entry is to blame
+        self._count(bare, error, KEPT)
+        self._count(idle, error, IDLE)
+        return lambda session: store(session, whole)
+
+    def _storable(self, batch: Batch) -> bool:
+        """Whether the database takes a batch; it is tried, and undone."""
+        try:
+            with named_failures(), Session(self._database.engine) as session:
+                store(session, batch)
+                session.rollback()
+        except Exception as error:
+            return passing(error)
+        return True
+
+    def _told(self, batch: Batch, error: Exception | None) -> None:
+        """A batch that is given up was not booked: its time is idle from now on, and its spans are stored again."""
+        if error is None or passing(error):
+            return
+        with self._lock:
+            if self._uptime is None:
+                log.error("the last batch of the ledger could not be stored: %s", cause(error))
+                return
+            for entry in (*batch.entries, *batch.idle):
+                self._uptime.unbook(entry.compute_ns, entry.cost)
+            self._ended[:0] = [span for span in batch.spans if span.id != self._uptime.id]
+        self._count(len(batch.entries), error, IDLE)
+
+    def _count(self, count: int, error: Exception, kept: str) -> None:
+        if not count:
+            return
+        self.unstored += count
+        what = "An entry" if count == 1 else f"{count} entries"
+        said = f"{what} of the ledger could not be stored ({cause(error).rstrip('.')}): {kept}."
+        log.error(said)
+        if not isinstance(error, TooManyWaitError):  # what is told would have to wait as well
+            self._tell(said)

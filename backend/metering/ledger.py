@@ -56,16 +56,18 @@ class Ledger:
         metrics: is told of every entry.
         keep_days: days after which entries are deleted; their sums stay.
         clock: what time it is.
+        tell: is told in a sentence of entries that could not be stored.
 
     Attributes:
         lost: of the run before, where that was killed.
     """
 
     def __init__(
-        self, database: Database, prices: Prices, metrics: Metrics, *, keep_days: int = 90, clock: Clock = time
+        self, database: Database, prices: Prices, metrics: Metrics, *, keep_days: int = 90, clock: Clock = time,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._database, self._metrics, self._keep_days, self._clock = database, metrics, keep_days, clock
-        self._book = Bookkeeper(database, metrics.observe, clock)
+        self._book = Bookkeeper(database, metrics.observe, tell, clock)
         self.charges = Charges(prices, clock.time_ns)
         self.queries = LedgerQueries(database, keep_days)
         self.lost: Loss | None = None
@@ -107,6 +109,11 @@ class Ledger:
     def lost_seconds(self) -> float:
         """The most seconds of requests that the last kill cost; 0 where the last run ended in order."""
         return self.lost.seconds if self.lost is not None else 0.0
+
+    @property
+    def unstored(self) -> int:
+        """Entries of which the database took no more than time and cost, since the start; see `Bookkeeper`."""
+        return self._book.unstored
 
     def heard(self, stats: Stats) -> None:
         """The engine's counters: what it has computed is not idle, though nobody was charged for it yet."""
