@@ -21,6 +21,7 @@ from backend.metering.histogram import ERROR
 from backend.metering.queries import LedgerQueries
 from backend.store.database import Database
 from backend.store.tables.usage import EntryRow, Outcome, Population, RollUp, State, UsageKind
+from pages.drawing.monitor_live import token_lines
 
 NOW = 1_790_000_000
 DAY = rollup.DAY
@@ -111,6 +112,24 @@ def test_buckets_have_edges_that_never_move_and_are_sums_too(queries: LedgerQuer
         assert (bucket.sums.requests, bucket.sums.cost) == (len(wanted), sum(e.cost for e in wanted))
     later = {bucket.start: bucket for bucket in queries.buckets(NOW - back + 3, NOW + 1, step)}
     assert all(later[bucket.start] == bucket for bucket in buckets[1:-1])
+
+
+@pytest.mark.parametrize("step", [5, 60, 1800])
+def test_steady_traffic_is_a_level_line_to_its_end(tmp_path: Path, step: int) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+    database.migrate()
+    steady = [
+        replace(ENTRIES[0], request_id=str(back), kind=UsageKind.GENERATE, outcome=Outcome.STOP, output_tokens=10,
+                finished_ns=(NOW - back) * SECOND) for back in range(2, 2 * 3600)
+    ]  # fmt: skip
+    with database.session() as session:
+        store(session, Batch(tuple(steady)))
+    buckets = LedgerQueries(database, 90).buckets(NOW - 3600, NOW, step)
+    (_, _, out) = token_lines(buckets, [bucket.start for bucket in buckets], again=False)
+    told = [rate for rate in out.values if rate is not None]
+    assert told == pytest.approx([10.0] * len(told), rel=0.1)
+    assert len(buckets) - len(told) == (0 if step == 1800 else 1), "what is open is left out while it tells nothing"
+    database.close()
 
 
 @pytest.mark.parametrize("measure", ["ttft", "latency", "queue"])
