@@ -1,9 +1,8 @@
-"""The composition root: the only file that builds the rooms and wires them to each other."""
+"""The composition root: the only file that wires the rooms to each other, and opens and closes them in order."""
 
 from __future__ import annotations
 
 import time
-from functools import partial
 
 from backend.access.access import Access
 from backend.chats.conversations import Conversations
@@ -11,23 +10,11 @@ from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
-from backend.files.blobs import Blobs
 from backend.files.data_folder import DataFolder
 from backend.generation.answers import AnswerCache
 from backend.generation.service import GenerationService
 from backend.jobs.service import Jobs
-from backend.knowledge.build import Builder
-from backend.knowledge.collections import Collections
-from backend.knowledge.documents import Documents
-from backend.knowledge.embeddings import EmbeddingService
-from backend.knowledge.index import KnowledgeIndex
-from backend.knowledge.opening import IndexOpening
-from backend.knowledge.plan import Planner
-from backend.knowledge.reader import Reader
-from backend.knowledge.retrieve import Retriever
-from backend.knowledge.samples import Samples
-from backend.knowledge.signals import ReaderSignals
-from backend.knowledge.uploads import Uploads
+from backend.knowledge.library import Library
 from backend.lab.presets import PresetMeasuring
 from backend.metering.bindings import bind
 from backend.metering.budgets import Budgets
@@ -40,7 +27,6 @@ from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.folder import Storage
-from backend.store.tables.happenings import HappeningKind
 from backend.switchboard.service import Switchboard
 from backend.switchboard.worth_live import LiveWorth
 from backend.switchboard.worth_traffic import Waiting
@@ -67,27 +53,17 @@ class Runtime:
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine, settings.served_model)
         self.ledger = Ledger(
-            self.database, self.prices, self.metrics, keep_days=settings.ledger_days,
-            tell=partial(self.happenings.note, HappeningKind.UNSTORED),
-        )  # fmt: skip
+            self.database, self.prices, self.metrics, keep_days=settings.ledger_days, tell=self.happenings.unstored
+        )
         self.ledger.on_entry(log_request)
         keys, queries = self.access.keys, self.ledger.queries
         self.budgets = Budgets(self.database, queries, keys.limits, keys.shown, self.happenings)
         self.ledger.on_entry(self.budgets.observe)
-        tokenizer, name = self.texts.embedding_tokenizer, settings.served_embedding_model
-        self.embeddings = EmbeddingService(self.engine, tokenizer, self.database, self.ledger, name)
-        self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
-        self._opening = IndexOpening(self.engine, self.index)
-        signals, blobs = ReaderSignals(), Blobs(settings.files_dir)
-        self.documents = Documents(self.database, signals)
-        self.collections = Collections(self.database)
-        self.uploads = Uploads(settings, self.database, blobs, self.collections, signals)
-        self.samples = Samples(self.uploads)
-        builder = Builder(settings, self.database, blobs, self.documents, self.embeddings, self.index, self.texts)
-        self.reader = Reader(self.database, blobs, self.documents, builder, self.index, signals)
-        self.planner = Planner(self.database, builder, self.ledger, self.prices)
-        seen, version = (self.documents, self.collections), builder.index_version
-        self.retriever = Retriever(*seen, self.embeddings, self.index, version, self.texts, self.engine)
+        library = Library.of(settings, self.database, self.engine, self.texts, self.ledger, self.prices)
+        self.embeddings, self.index, self.retriever = library.embeddings, library.index, library.retriever
+        self.documents, self.collections, self.reader = library.documents, library.collections, library.reader
+        self.uploads, self.samples, self.planner = library.uploads, library.samples, library.planner
+        self._library = library
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
@@ -104,11 +80,9 @@ class Runtime:
             lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings,
             lambda: [Waiting(*one) for one in self.generations.unended()],
         )  # fmt: skip
-        budgets = self.budgets
-        self.conversations = Conversations(
-            self.database, self.generations, self.retriever, self.embeddings, budgets.take
-        )
-        self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job, budgets.check)
+        writing = self.database, self.generations
+        self.conversations = Conversations(*writing, self.retriever, self.embeddings, self.budgets.take)
+        self.jobs = Jobs(*writing, self.retriever.ground_for_job, self.budgets.check)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -117,22 +91,21 @@ class Runtime:
     @property
     def notice(self) -> str:
         """What is being done in the background, for the console."""
-        return self._opening.notice
+        return self._library.opening.notice
 
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
         self.ledger.open()
         self.budgets.load()
         self._local.start()
-        self._opening.start()
-        self.reader.start()
+        self._library.start()
         self.jobs.start()
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
         self.presets.close()
         self.worth.close()
-        self._opening.close()
+        self._library.opening.close()
         self.jobs.close()
         self.reader.close()
         self.generations.close()

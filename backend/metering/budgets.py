@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from backend.errors import BudgetError, RateError
 from backend.metering.entry import DOLLAR, SECOND, Entry
 from backend.metering.happenings import Happenings
-from backend.metering.metric_table import Point
+from backend.metering.metric_family import Point
 from backend.metering.queries import LedgerQueries
 from backend.metering.rollup import DAY
 from backend.store.database import Database
