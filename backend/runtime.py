@@ -27,6 +27,7 @@ from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.folder import Storage
+from backend.switchboard.borrowed_run import BorrowedRuns
 from backend.switchboard.service import Switchboard
 from backend.switchboard.worth_live import LiveWorth
 from backend.switchboard.worth_traffic import Waiting
@@ -56,14 +57,14 @@ class Runtime:
             self.database, self.prices, self.metrics, keep_days=settings.ledger_days, tell=self.happenings.unstored
         )
         self.ledger.on_entry(log_request)
-        keys, queries = self.access.keys, self.ledger.queries
-        self.budgets = Budgets(self.database, queries, keys.limits, keys.shown, self.happenings)
+        keys = self.access.keys
+        self.budgets = Budgets(self.database, self.ledger.queries, keys.limits, keys.shown, self.happenings)
         self.ledger.on_entry(self.budgets.observe)
         library = Library.of(settings, self.database, self.engine, self.texts, self.ledger, self.prices)
+        self._library = library
         self.embeddings, self.index, self.retriever = library.embeddings, library.index, library.retriever
         self.documents, self.collections, self.reader = library.documents, library.collections, library.reader
         self.uploads, self.samples, self.planner = library.uploads, library.samples, library.planner
-        self._library = library
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
@@ -71,18 +72,17 @@ class Runtime:
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
             admit=self.budgets.check,
         )  # fmt: skip
-        bind(
-            self.metrics, self.prices, self.ledger, self.database, self.budgets, lambda: keys.limited,
-            self.generations.refusals,
-        )  # fmt: skip
-        self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
+        measured = self.metrics, self.prices, self.ledger, self.database, self.budgets
+        bind(*measured, lambda: keys.limited, self.generations.refusals)
+        self._runs = BorrowedRuns(lambda: self.engine, self.switchboard)
+        self.presets = PresetMeasuring(lambda: self.engine, self._runs, self.generations, self.database)
         self.worth = LiveWorth(
-            lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings,
+            lambda: self.engine, self.switchboard, self._runs, self.ledger, self.database, self.happenings,
             lambda: [Waiting(*one) for one in self.generations.unended()],
         )  # fmt: skip
-        writing = self.database, self.generations
-        self.conversations = Conversations(*writing, self.retriever, self.embeddings, self.budgets.take)
-        self.jobs = Jobs(*writing, self.retriever.ground_for_job, self.budgets.check)
+        answering = self.database, self.generations
+        self.conversations = Conversations(*answering, self.retriever, self.embeddings, self.budgets.take)
+        self.jobs = Jobs(*answering, self.retriever.ground_for_job, self.budgets.check)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -103,8 +103,7 @@ class Runtime:
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
-        self.presets.close()
-        self.worth.close()
+        self._runs.close()
         self._library.opening.close()
         self.jobs.close()
         self.reader.close()
