@@ -140,10 +140,18 @@ class OverloadedError(TenfoldError):
 
 
 class BudgetError(OverloadedError):
-    """A budget is used up until its period ends: asking again before is of no use, and clients are told so."""
+    """A budget is used up until its period ends: asking again before is of no use, and clients are told so.
+
+    Attributes:
+        brief: the same without the key and the amounts, for where others read it too.
+    """
 
     code = "budget_exceeded"
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+    def __init__(self, message: str, *, brief: str, retry_after: int = 5) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.brief = brief
 
 
 class RateError(OverloadedError):

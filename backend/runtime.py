@@ -1,4 +1,4 @@
-"""The composition root: the only file that builds the rooms and wires them to each other."""
+"""The composition root: the only file that wires the rooms to each other, and opens and closes them in order."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
-from backend.files.blobs import Blobs
 from backend.files.data_folder import DataFolder
 from backend.generation.answers import AnswerCache
 from backend.generation.service import GenerationService
 from backend.jobs.service import Jobs
-from backend.knowledge.build import Builder
-from backend.knowledge.collections import Collections
-from backend.knowledge.documents import Documents
-from backend.knowledge.embeddings import EmbeddingService
-from backend.knowledge.index import KnowledgeIndex
-from backend.knowledge.opening import IndexOpening
-from backend.knowledge.plan import Planner
-from backend.knowledge.reader import Reader
-from backend.knowledge.retrieve import Retriever
-from backend.knowledge.samples import Samples
-from backend.knowledge.signals import ReaderSignals
-from backend.knowledge.uploads import Uploads
+from backend.knowledge.library import Library
 from backend.lab.presets import PresetMeasuring
 from backend.metering.bindings import bind
 from backend.metering.budgets import Budgets
@@ -39,6 +27,7 @@ from backend.metering.series import StatsSeries
 from backend.models.texts import Texts
 from backend.settings import Settings
 from backend.store.folder import Storage
+from backend.switchboard.borrowed_run import BorrowedRuns
 from backend.switchboard.service import Switchboard
 from backend.switchboard.worth_live import LiveWorth
 from backend.switchboard.worth_traffic import Waiting
@@ -64,25 +53,18 @@ class Runtime:
         self.engine: EngineClient = self._local
         self.texts = Texts(self.engine)
         self.metrics = Metrics(self.engine, settings.served_model)
-        self.ledger = Ledger(self.database, self.prices, self.metrics, keep_days=settings.ledger_days)
+        self.ledger = Ledger(
+            self.database, self.prices, self.metrics, keep_days=settings.ledger_days, tell=self.happenings.unstored
+        )
         self.ledger.on_entry(log_request)
-        keys, queries = self.access.keys, self.ledger.queries
-        self.budgets = Budgets(self.database, queries, keys.limits, keys.shown, self.happenings)
+        keys = self.access.keys
+        self.budgets = Budgets(self.database, self.ledger.queries, keys.limits, keys.shown, self.happenings)
         self.ledger.on_entry(self.budgets.observe)
-        tokenizer, name = self.texts.embedding_tokenizer, settings.served_embedding_model
-        self.embeddings = EmbeddingService(self.engine, tokenizer, self.database, self.ledger, name)
-        self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
-        self._opening = IndexOpening(self.engine, self.index)
-        signals, blobs = ReaderSignals(), Blobs(settings.files_dir)
-        self.documents = Documents(self.database, signals)
-        self.collections = Collections(self.database)
-        self.uploads = Uploads(settings, self.database, blobs, self.collections, signals)
-        self.samples = Samples(self.uploads)
-        builder = Builder(settings, self.database, blobs, self.documents, self.embeddings, self.index, self.texts)
-        self.reader = Reader(self.database, blobs, self.documents, builder, self.index, signals)
-        self.planner = Planner(self.database, builder, self.ledger, self.prices)
-        seen, version = (self.documents, self.collections), builder.index_version
-        self.retriever = Retriever(*seen, self.embeddings, self.index, version, self.texts, self.engine)
+        library = Library.of(settings, self.database, self.engine, self.texts, self.ledger, self.prices)
+        self._library = library
+        self.embeddings, self.index, self.retriever = library.embeddings, library.index, library.retriever
+        self.documents, self.collections, self.reader = library.documents, library.collections, library.reader
+        self.uploads, self.samples, self.planner = library.uploads, library.samples, library.planner
         self.answers = AnswerCache(self.database, self.embeddings.vectors)
         self.generations = GenerationService(
             self.engine, self.texts.text, self.ledger, self.answers, settings.served_model,
@@ -90,17 +72,17 @@ class Runtime:
             max_waiting={REALTIME: settings.max_waiting_realtime, BATCH: settings.max_waiting_batch},
             admit=self.budgets.check,
         )  # fmt: skip
-        bind(
-            self.metrics, self.prices, self.ledger, self.database, self.budgets, lambda: keys.limited,
-            self.generations.refusals,
-        )  # fmt: skip
-        self.presets = PresetMeasuring(lambda: self.engine, self.switchboard, self.generations, self.database)
+        measured = self.metrics, self.prices, self.ledger, self.database, self.budgets
+        bind(*measured, lambda: keys.limited, self.generations.refusals)
+        self._runs = BorrowedRuns(lambda: self.engine, self.switchboard)
+        self.presets = PresetMeasuring(lambda: self.engine, self._runs, self.generations, self.database)
         self.worth = LiveWorth(
-            lambda: self.engine, self.switchboard, self.ledger, self.database, self.happenings,
+            lambda: self.engine, self.switchboard, self._runs, self.ledger, self.database, self.happenings,
             lambda: [Waiting(*one) for one in self.generations.unended()],
         )  # fmt: skip
-        self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
-        self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
+        answering = self.database, self.generations
+        self.conversations = Conversations(*answering, self.retriever, self.embeddings, self.budgets.take)
+        self.jobs = Jobs(*answering, self.retriever.ground_for_job, self.budgets.check)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -109,22 +91,20 @@ class Runtime:
     @property
     def notice(self) -> str:
         """What is being done in the background, for the console."""
-        return self._opening.notice
+        return self._library.opening.notice
 
     def open(self) -> None:
         """Start the engine and everything that works in the background; returns at once."""
         self.ledger.open()
         self.budgets.load()
         self._local.start()
-        self._opening.start()
-        self.reader.start()
+        self._library.start()
         self.jobs.start()
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
-        self.presets.close()
-        self.worth.close()
-        self._opening.close()
+        self._runs.close()
+        self._library.opening.close()
         self.jobs.close()
         self.reader.close()
         self.generations.close()

@@ -64,11 +64,11 @@ def open_now(runtime: Runtime) -> str | None:
 
 def ask(runtime: Runtime, identifier: str | None, question: str) -> None:
     """Ask in the open conversation, or begin one; while an answer is written there, the question waits for its end."""
-    sight, settings = current_sight(), settings_of(runtime, identifier)
+    caller, sight, settings = current_caller(), current_sight(), settings_of(runtime, identifier)
     searchable = runtime.documents.any_searchable(sight)
-    options = runtime.conversations.options(settings, sight, searchable=searchable)
+    options = runtime.conversations.options(settings, sight, searchable=searchable, key_id=caller.id)
     if identifier is None:
-        identifier = runtime.conversations.create(current_caller().tenant, settings).id
+        identifier = runtime.conversations.create(caller.tenant, settings).id
         st.session_state[BEGUN] = identifier
         _remember(identifier)
         settings_opened()

@@ -13,6 +13,7 @@ from pages.drawing.acts import refusal
 from pages.drawing.key_list import keys, made_key
 from pages.drawing.snippet_send import sender
 from pages.drawing.snippet_texts import LANGUAGES, Call
+from pages.drawing.untrusted import code
 
 QUESTION = "When does the last climb of the lighthouse start?"
 
@@ -56,19 +57,14 @@ def main() -> None:
         sender(call, allowed=caller.role.covers(Role.USER))
     st.markdown("##### Addresses")
     st.markdown(
-        f"Base URL `{plain_code(url)}/v1` · model `{plain_code(runtime.settings.served_model)}` · embeddings "
-        f"`{plain_code(runtime.settings.served_embedding_model)}`\n\n"
+        f"Base URL {code(f'{url}/v1')} · model {code(runtime.settings.served_model)} · embeddings "
+        f"{code(runtime.settings.served_embedding_model)}\n\n"
         f"[Every route, described]({url}/api/docs) · [Health]({url}/healthz) · [Metrics]({url}/metrics)"
     )
     if caller.role.covers(Role.ADMIN):
         keys(runtime)
     else:
         st.caption("Keys are made by an administrator of this server.")
-
-
-def plain_code(text: str) -> str:
-    """Text within backticks, which must not end there."""
-    return text.replace("`", "")
 
 
 main()

@@ -9,6 +9,7 @@ import streamlit as st
 
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime, current
+from pages.caller import current_caller
 from pages.drawing.acts import after_press, press, press_after_asking, refusal
 from pages.drawing.figures import counted, when
 from pages.drawing.job_form import form_if_open, open_form
@@ -26,13 +27,20 @@ BUSY, CALM = 1.0, 3.0
 """Seconds between two looks, while something runs and while nothing does."""
 
 
+def run_now(runtime: Runtime, job_id: str) -> None:
+    """Begin a run for whoever looks, within the limits of their key."""
+    key_id = current_caller().id
+    runtime.budgets.take(key_id)
+    runtime.jobs.run(job_id, key_id=key_id)
+
+
 def job_row(runtime: Runtime, job: Job, going_on: bool) -> None:
     """A job: what it runs and when, and its buttons."""
     with st.container(border=True, key=f"job-{job.id}", gap="xxsmall"):
         title, buttons = st.columns([1, 1], vertical_alignment="center")
         title.markdown(f"**{plain(job.name)}**")
         with buttons.container(horizontal=True, horizontal_alignment="right", gap="small"):
-            press("Run now", partial(runtime.jobs.run, job.id), key=f"run-{job.id}", disabled=going_on)
+            press("Run now", partial(run_now, runtime, job.id), key=f"run-{job.id}", disabled=going_on)
             schedule = ", its schedule" if job.cron else ""
             press_after_asking(
                 "Delete", f"“{job.name}”, its {counted(job.total, 'prompt')}{schedule} and all its runs with their "

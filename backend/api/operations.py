@@ -64,8 +64,9 @@ class Health(BaseModel):
     """How the server is. What is not known (yet), or not for whoever asks, is left out.
 
     `status` is "ok", "degraded" (documents are not being read), "hung", or the engine's phase while it is not ready.
-    `lost_writes` are rows of the ledger and answers that the database never took; `lost_seconds` the most seconds of
-    requests that are not in the ledger since the server was killed while they were being stored.
+    `lost_writes` are rows of the ledger and answers that the database never took; `unstored_entries` are requests of
+    which it took nothing but their machine time and cost; `lost_seconds` the most seconds of requests that are not in
+    the ledger since the server was killed while they were being stored.
     """
 
     status: str
@@ -74,6 +75,7 @@ class Health(BaseModel):
     restarts: int | None = None
     reader: ReaderHealth | None = None
     lost_writes: int | None = None
+    unstored_entries: int | None = None
     lost_seconds: float | None = None
     last_turn_seconds: float | None = None
     variant: str | None = None
@@ -165,7 +167,8 @@ def _health(runtime: Runtime) -> tuple[Health, dict[str, str]]:
     health = Health(
         status=state.phase, detail=state.detail, model=runtime.settings.served_model, restarts=state.restarts,
         reader=ReaderHealth.model_validate(runtime.reader.state, from_attributes=True),
-        lost_writes=runtime.database.writer.lost, lost_seconds=runtime.ledger.lost_seconds,
+        lost_writes=runtime.database.writer.lost, unstored_entries=runtime.ledger.unstored,
+        lost_seconds=runtime.ledger.lost_seconds,
     )  # fmt: skip
     if (problem := _problem(runtime)) is not None:
         phase = Phase.FAILED if state.phase is Phase.READY else state.phase

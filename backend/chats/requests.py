@@ -30,6 +30,11 @@ def check_question(text: str, options: ChatOptions) -> None:
     check_sampling(options.sampling, ())
 
 
+def unmade_request(options: ChatOptions, tenant: str) -> TextRequest:
+    """What stands for a request until it is made: who asks is known, also should it never be."""
+    return TextRequest(source="console", tenant=tenant, key_id=options.key_id)
+
+
 def answer_request(
     turns: Sequence[Message], options: ChatOptions, retriever: Retriever, *, tenant: str, fresh: bool
 ) -> TextRequest:
@@ -38,7 +43,7 @@ def answer_request(
     question = messages[-1]["content"]
     common: dict[str, Any] = {
         "sampling": options.sampling, "max_tokens": options.max_tokens, "source": "console", "fresh": fresh,
-        "tenant": tenant, "question": question if len(messages) == 1 else "",
+        "tenant": tenant, "key_id": options.key_id, "question": question if len(messages) == 1 else "",
         "likeness_scope": f"{options.collection}\0{options.system}",
     }  # fmt: skip
     if options.collection is None:
@@ -46,7 +51,7 @@ def answer_request(
         return TextRequest(messages=[*system, *messages], trim=True, **common)
     grounding = retriever.ground(
         question, messages[:-1], options.collection or None, options.system, options.sight,
-        max_tokens=options.max_tokens, source="console",
+        max_tokens=options.max_tokens, source="console", key_id=options.key_id,
     )  # fmt: skip
     return grounded_request(grounding, **common)
 
@@ -65,6 +70,6 @@ def continuing_request(
         raise InvalidInputError("Chat and answer fill the model's context; it cannot be written on.")
     return TextRequest(
         token_ids=tokens, continued=tuple(tokens[-cut.written :]), sampling=options.sampling,
-        max_tokens=min(options.max_tokens or room, room), source="console", tenant=tenant,
+        max_tokens=min(options.max_tokens or room, room), source="console", tenant=tenant, key_id=options.key_id,
         citations=tuple(message.details.get("citations", ())), notice=message.details.get("notice", ""),
     )  # fmt: skip

@@ -45,7 +45,8 @@ class ChatSettings:
 class ChatOptions:
     """How to answer: system prompt, sampling, and which collection to answer from (None: no documents).
 
-    `sight` is what of the documents the person sees who asks.
+    `sight` is what of the documents the person sees who asks; `key_id` is of the key that they came in with, whose
+    limits hold and who pays.
     """
 
     system: str = ""
@@ -53,9 +54,10 @@ class ChatOptions:
     max_tokens: int | None = None
     collection: str | None = None
     sight: Sight = SHARED
+    key_id: str = ""
 
 
-def options(settings: ChatSettings, sight: Sight, *, searchable: bool) -> ChatOptions:
+def options(settings: ChatSettings, sight: Sight, *, searchable: bool, key_id: str = "") -> ChatOptions:
     """How to answer by a conversation's settings, for a person, where documents can be searched or not."""
     sampling = SamplingParams(
         temperature=settings.temperature, top_p=settings.top_p, repetition_penalty=settings.repetition_penalty
@@ -63,4 +65,5 @@ def options(settings: ChatSettings, sight: Sight, *, searchable: bool) -> ChatOp
     return ChatOptions(
         system=settings.system, sampling=sampling, max_tokens=settings.max_tokens,
         collection=settings.collection if settings.grounded and searchable else None, sight=sight,
+        key_id=key_id,
     )  # fmt: skip

@@ -65,8 +65,8 @@ class Transcripts(Catalogue):
         return self._answers.writing(message_id)
 
     def busy(self, conversation_id: str) -> Generation | None:
-        """The generation that writes in a conversation now, on whichever branch."""
-        return self._answers.busy(conversation_id)
+        """The generation that writes in a conversation now, on whichever branch: the one that was begun last."""
+        return next(reversed(self._answers.unended(conversation_id)), None)
 
     def export(self, conversation_id: str) -> str:
         """The branch that is shown, as Markdown."""

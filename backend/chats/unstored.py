@@ -56,12 +56,11 @@ class UnstoredAnswers:
         writing = self._writings.get(message_id)
         return None if writing is None or writing.generation.ended else writing.generation
 
-    def busy(self, conversation_id: str) -> Generation | None:
-        """The generation that writes in a conversation now, on whichever branch."""
-        for writing in list(self._writings.values()):
-            if writing.conversation_id == conversation_id and not writing.generation.ended:
-                return writing.generation
-        return None
+    def unended(self, conversation_id: str) -> list[Generation]:
+        """The generations that write in a conversation now: one, and those that are being stopped on other branches."""
+        writings = list(self._writings.values())
+        found = [writing.generation for writing in writings if writing.conversation_id == conversation_id]
+        return [generation for generation in found if not generation.ended]
 
     def shown(self) -> Callable[[Message], None]:
         """What puts into a row what is in memory now; to be asked for before the row is read."""
@@ -77,13 +76,18 @@ class UnstoredAnswers:
         return show
 
     def turns(self, session: Session, conversation_id: str) -> list[Message]:
-        """The messages of a conversation within a session, as they came; what is not stored yet is stored with it."""
+        """The messages of a conversation within a session, as they came; what is not stored yet is stored with it.
+
+        Of an answer that is still being written, that is as much as there is.
+        """
         writings = dict(self._writings)
         turns = rows(session, conversation_id)
         for message in turns:
             writing = writings.get(message.id)
             if writing is not None and writing.generation.ended:
                 record(message, writing)
+            elif writing is not None:
+                message.text = writing.generation.text.strip()
         return turns
 
     def keep(self, message_id: str, done: Callable[[], None]) -> None:

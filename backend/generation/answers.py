@@ -62,8 +62,8 @@ class AnswerStatistics:
     seconds_saved: float
 
 
-Embed = Callable[[list[str], str, str], np.ndarray]
-"""(questions, source, path) → float32 [questions, dimension], each of length 1."""
+Embed = Callable[[list[str], str, str, str], np.ndarray]
+"""(questions, source, path, key's id) → float32 [questions, dimension], each of length 1."""
 
 
 class AnswerCache:
@@ -88,7 +88,7 @@ class AnswerCache:
         return answer
 
     def like(
-        self, question: str, likeness_scope: str, threshold: float, *, source: str, path: str
+        self, question: str, likeness_scope: str, threshold: float, *, source: str, path: str, key_id: str = ""
     ) -> tuple[Answer, float] | None:
         """The answer to the likest question of this scope, and how like it is; None below the threshold.
 
@@ -98,6 +98,7 @@ class AnswerCache:
             threshold: cosine from which two questions ask for the same.
             source: who asks, for the ledger.
             path: "realtime" or "batch", on which the question is embedded.
+            key_id: of the key that asks, for the ledger.
         """
         with self._database.session() as session:
             rows = session.exec(
@@ -107,7 +108,7 @@ class AnswerCache:
             ).all()
         if not rows:
             return None
-        vector = self._embed([question], source, path)[0]
+        vector = self._embed([question], source, path, key_id)[0]
         scores = np.stack([np.frombuffer(row[2], dtype="<f4") for row in rows if row[2]]) @ vector
         for at in np.argsort(-scores):
             if scores[at] < threshold:
@@ -117,7 +118,7 @@ class AnswerCache:
                 return (answer, float(scores[at])) if answer else None
         return None
 
-    def put(self, answer: Answer, *, comparable: bool, source: str, path: str) -> None:
+    def put(self, answer: Answer, *, comparable: bool, source: str, path: str, key_id: str = "") -> None:
         """Keep an answer; returns at once where nothing has to be embedded.
 
         Args:
@@ -125,10 +126,11 @@ class AnswerCache:
             comparable: make it one, by embedding its question; costs the embedding model's time.
             source: who asked, for the ledger.
             path: "realtime" or "batch", on which the question is embedded.
+            key_id: of the key that asked, for the ledger.
         """
         row = answer.model_dump()
         if comparable and answer.likeness_scope and answer.question:
-            vector = self._embed([answer.question], source, path)[0]
+            vector = self._embed([answer.question], source, path, key_id)[0]
             row["vector"] = np.ascontiguousarray(vector, dtype="<f4").tobytes()
         with self._lock:
             self._since_trim += 1

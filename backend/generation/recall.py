@@ -75,7 +75,7 @@ class Recall:
             return None
         found = self._answers.like(
             request.question, place.likeness_scope, switches.semantic_threshold_percent / 100,
-            source=request.source, path=request.path,
+            source=request.source, path=request.path, key_id=request.key_id,
         )  # fmt: skip
         if found is None:
             return None
@@ -88,7 +88,9 @@ class Recall:
 
         def put(answer: Answer) -> None:
             try:
-                self._answers.put(answer, comparable=comparable, source=request.source, path=request.path)
+                self._answers.put(
+                    answer, comparable=comparable, source=request.source, path=request.path, key_id=request.key_id
+                )
             except Exception:
                 log.exception("an answer could not be kept")
 

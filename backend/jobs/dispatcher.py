@@ -111,14 +111,14 @@ class Dispatcher:
             return
         unheld = self._unheld()
         with self._database.session() as session:
-            query = select(JobRun.id, Job).join(Job).where(*unheld).order_by(col(JobRun.created)).limit(free)
-            found = session.exec(query).all()
-        for run_id, job in found:
+            query = select(JobRun.id, JobRun.key_id, Job).join(Job).where(*unheld).order_by(col(JobRun.created))
+            found = session.exec(query.limit(free)).all()
+        for run_id, key_id, job in found:
             claim = update(JobRun).where(col(JobRun.id) == run_id, *unheld)
             with self._database.session() as session:
                 claimed = session.connection().execute(claim.values(holder=self._holder, heard=time.time())).rowcount
             if claimed:
-                self._begin(RunRecord(self._database, job, run_id, self._holder))
+                self._begin(RunRecord(self._database, job, run_id, self._holder, key_id))
 
     @staticmethod
     def _unheld() -> tuple[ColumnElement[bool], ColumnElement[bool]]:

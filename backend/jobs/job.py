@@ -17,8 +17,8 @@ OPEN = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
 MAX_TOKENS = 4096
 """Longest answer that a job may ask for."""
 
-Ground = Callable[[str, str, int], Grounding]
-"""(question, system prompt, most tokens of the answer) → messages with passages."""
+Ground = Callable[[str, str, int, str], Grounding]
+"""(question, system prompt, most tokens of the answer, id of the key that asks) → messages with passages."""
 
 
 def check_job(job: Job) -> None:
@@ -32,13 +32,20 @@ def check_job(job: Job) -> None:
     check_sampling(SamplingParams(temperature=job.temperature), ())
 
 
-def request_for(job: Job, prompt: str, ground: Ground) -> TextRequest:
-    """What is asked for one prompt, on the patient path; looks for passages where the job answers from documents."""
+def request_for(job: Job, prompt: str, ground: Ground, key_id: str = "") -> TextRequest:
+    """What is asked for one prompt, on the patient path; looks for passages where the job answers from documents.
+
+    Args:
+        job: of the prompt.
+        prompt: its text.
+        ground: finds the passages.
+        key_id: of the key that began the run.
+    """
     common: dict[str, Any] = {
         "sampling": SamplingParams(temperature=job.temperature), "max_tokens": job.max_tokens, "path": BATCH,
-        "source": "job", "question": prompt, "likeness_scope": f"{job.documents}\0{job.system}",
+        "source": "job", "key_id": key_id, "question": prompt, "likeness_scope": f"{job.documents}\0{job.system}",
     }  # fmt: skip
     if job.documents:
-        return grounded_request(ground(prompt, job.system, job.max_tokens), **common)
+        return grounded_request(ground(prompt, job.system, job.max_tokens, key_id), **common)
     system = [{"role": "system", "content": job.system}] if job.system.strip() else []
     return TextRequest(messages=[*system, {"role": "user", "content": prompt}], **common)

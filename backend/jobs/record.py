@@ -30,11 +30,12 @@ class RunRecord:
     Attributes:
         run_id: of the run.
         job: what to run; as it was when the run was taken up.
+        key_id: of the key that began it.
     """
 
-    def __init__(self, database: Database, job: Job, run_id: str, holder: str) -> None:
+    def __init__(self, database: Database, job: Job, run_id: str, holder: str, key_id: str = "") -> None:
         self._database, self._holder = database, holder
-        self.run_id, self.job = run_id, job
+        self.run_id, self.job, self.key_id = run_id, job, key_id
 
     def pending(self, after: int, limit: int) -> list[Prompt]:
         """The next prompts behind a position that have no result yet, in order."""

@@ -82,7 +82,7 @@ class Runner:
         self._started: dict[int, Generation] = {}
         self._results: list[JobResult] = []
         self._oldest = 0.0  # when the first of the results was there
-        self._refused = ""  # why the engine did not take what it was asked last
+        self._refused = ""  # why what was asked last was not taken
         self._pause, self._paused_until = FIRST_PAUSE, 0.0
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ class Runner:
             self._results = []
 
     def _look(self) -> None:
-        """Say whether the run goes on or waits for the engine, and why."""
+        """Say whether the run goes on or waits, and what for."""
         engine = self._generations.engine_state
         why = self._refused if engine.phase is Phase.READY else engine.error().message
         state = (RunState.WAITING, why) if why else (RunState.RUNNING, "")
@@ -154,7 +154,7 @@ class Runner:
             self._state = state
 
     def _fill(self) -> None:
-        """Ask as much as the window holds; of an engine that was away, one prompt asks whether it is there again."""
+        """Ask as much as the window holds; of a run that waits, one prompt asks whether it may go on again."""
         most = WINDOW
         if self._state[0] is RunState.WAITING:
             if self._generations.engine_state.phase is not Phase.READY:
@@ -208,7 +208,9 @@ class Runner:
             self._results.append(_result(self._record.run_id, prompt.position, event.generation, error))
 
     def _put_off(self, error: TenfoldError) -> None:
-        if isinstance(error, (UnavailableError, BudgetError)) and not isinstance(error, StorageError):
+        if isinstance(error, BudgetError):
+            self._refused = f"{error.brief} The run goes on by itself then."
+        elif isinstance(error, UnavailableError) and not isinstance(error, StorageError):
             self._refused = error.message
         now = time.monotonic()
         if now >= self._paused_until:  # many that fail together are one failure

@@ -1,10 +1,13 @@
-"""What a user does with jobs: make, list, run, cancel and delete them. What may run beside what, the database says."""
+"""What a user does with jobs: make, list, run, cancel and delete them. What may run beside what, the database says.
+
+How runs go is read by `runs`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from datetime import datetime
 
@@ -13,14 +16,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, func, insert, select, update
 
 from backend.errors import ConflictError, InvalidInputError, NotFoundError
+from backend.generation.request import TextRequest
 from backend.generation.service import GenerationService
 from backend.jobs.dispatcher import Dispatcher
 from backend.jobs.estimate import Estimate, estimate
 from backend.jobs.job import OPEN, Ground, check_job, request_for
 from backend.jobs.prompts import read_prompts
 from backend.jobs.record import RunRecord
-from backend.jobs.results import ResultTable, result_pages, result_table
 from backend.jobs.runner import Runner
+from backend.jobs.runs import Runs
 from backend.jobs.schedule import Schedule, following, upcoming, zone_name
 from backend.jobs.words import in_words
 from backend.store.database import Database
@@ -32,22 +36,32 @@ TOGETHER = 1000
 """Prompts that are written at once."""
 
 
-class Jobs:
+class Jobs(Runs):
     """The jobs of this server.
 
     Args:
         database: where everything about them is.
         generations: who answers.
         ground: finds passages for jobs that answer from documents.
+        admit: called with a key's id before anything is done for a prompt of its runs; raises where its budget is used
+            up, which the run then waits for.
     """
 
-    def __init__(self, database: Database, generations: GenerationService, ground: Ground) -> None:
-        self._database, self._generations, self._ground = database, generations, ground
+    def __init__(
+        self, database: Database, generations: GenerationService, ground: Ground,
+        admit: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        super().__init__(database)
+        self._generations, self._ground, self._admit = generations, ground, admit
         self._dispatcher = Dispatcher(database, self._runner)
         self._schedule = Schedule(database, self.fire)
 
     def _runner(self, record: RunRecord, workers: Executor) -> Runner:
-        return Runner(record, self._generations, lambda prompt: request_for(record.job, prompt, self._ground), workers)
+        def make(prompt: str) -> TextRequest:
+            self._admit(record.key_id)
+            return request_for(record.job, prompt, self._ground, record.key_id)
+
+        return Runner(record, self._generations, make, workers)
 
     def start(self) -> None:
         """Start the schedule and take up runs that were interrupted."""
@@ -91,8 +105,11 @@ class Jobs:
         temperature: float = 0.0,
         documents: bool = False,
         cron: str | None = None,
+        key_id: str = "",
     ) -> Job:
         """Store a job; with `cron` (five fields, the server's time) it runs by itself, else call `run`.
+
+        What its scheduled runs cost is the key's of `key_id`.
 
         Raises:
             InvalidInputError: no prompts, a parameter out of range, or a schedule that cannot be read.
@@ -100,6 +117,7 @@ class Jobs:
         job = Job(
             name=name.strip() or "Untitled job", system=system, max_tokens=max_tokens, temperature=temperature,
             documents=documents, cron=cron or None, next_run=following(cron, time.time()) if cron else None,
+            key_id=key_id,
         )  # fmt: skip
         check_job(job)
         with self._database.session() as session:
@@ -161,15 +179,15 @@ class Jobs:
 
     # ---- runs ----------------------------------------------------------------------------------------------------
 
-    def run(self, job_id: str) -> JobRun:
-        """Start a run now; returns at once.
+    def run(self, job_id: str, *, key_id: str = "") -> JobRun:
+        """Start a run now, which is the key's of `key_id`; returns at once.
 
         Raises:
             NotFoundError: there is no such job.
             ConflictError: a run of it goes on.
         """
         job = self.get(job_id)
-        run = JobRun(job_id=job_id, total=job.total)
+        run = JobRun(job_id=job_id, total=job.total, key_id=key_id)
         try:
             with self._database.session() as session:
                 session.add(run)
@@ -202,7 +220,7 @@ class Jobs:
                 elif session.exec(select(JobRun.id).where(JobRun.job_id == job_id, _open())).first():
                     note = "the run before had not ended"
                 else:
-                    session.add(JobRun(job_id=job_id, total=job.total))
+                    session.add(JobRun(job_id=job_id, total=job.total, key_id=job.key_id))
                 note = f"Not run on {datetime.fromtimestamp(due):%d %b %Y, %H:%M}: {note}." if note else ""
                 session.connection().execute(update(Job).where(col(Job.id) == job_id).values(note=note))
         except IntegrityError:
@@ -224,65 +242,6 @@ class Jobs:
             if run is not None:
                 session.delete(run)
         self._dispatcher.stop(run_id)
-
-    def progress(self, run_id: str) -> JobRun:
-        """How far a run is.
-
-        Raises:
-            NotFoundError: there is no such run.
-        """
-        with self._database.session() as session:
-            run = session.get(JobRun, run_id)
-        if run is None:
-            raise NotFoundError("There is no such run; its job may have been deleted.")
-        return run
-
-    def runs(self, job_id: str, limit: int = 20) -> list[JobRun]:
-        """Runs of a job, latest first."""
-        query = select(JobRun).where(JobRun.job_id == job_id).order_by(col(JobRun.created).desc()).limit(limit)
-        with self._database.session() as session:
-            return list(session.exec(query).all())
-
-    def recent(self, limit: int = 20) -> list[tuple[JobRun, Job]]:
-        """The latest runs of all jobs, latest first."""
-        query = select(JobRun, Job).join(Job).order_by(col(JobRun.created).desc(), col(JobRun.id)).limit(limit)
-        with self._database.session() as session:
-            return [(run, job) for run, job in session.exec(query).all()]
-
-    def run_count(self) -> int:
-        """How many runs there are, of all jobs."""
-        with self._database.session() as session:
-            return session.exec(select(func.count()).select_from(JobRun)).one()
-
-    def latest(self, job_ids: Iterable[str], limit: int = 5) -> Mapping[str, list[JobRun]]:
-        """The latest runs of each of some jobs, latest first."""
-        rank = func.row_number().over(partition_by=JobRun.job_id, order_by=col(JobRun.created).desc()).label("rank")
-        ranked = select(JobRun.id, rank).where(col(JobRun.job_id).in_(list(job_ids))).subquery()
-        query = select(JobRun).join(ranked, col(JobRun.id) == ranked.c.id).where(ranked.c.rank <= limit)
-        found: dict[str, list[JobRun]] = {}
-        with self._database.session() as session:
-            for run in session.exec(query.order_by(col(JobRun.created).desc())).all():
-                found.setdefault(run.job_id, []).append(run)
-        return found
-
-    def results(self, run_id: str) -> Iterator[str]:
-        """The results of a run as JSON Lines, in the order of the prompts, read as they are asked for.
-
-        Raises:
-            NotFoundError: at once, where there is no such run.
-        """
-        return itertools.chain.from_iterable(self.result_pages(run_id))
-
-    def result_table(
-        self, run_id: str, *, contains: str = "", failed: bool = False, offset: int = 0, limit: int = 100
-    ) -> ResultTable:
-        """Some of the results of a run, failed ones first; see `results.result_table`. Raises as `results` does."""
-        run = self.progress(run_id)
-        return result_table(self._database, run, contains=contains, failed=failed, offset=offset, limit=limit)
-
-    def result_pages(self, run_id: str) -> Iterator[list[str]]:
-        """The same, some lines at a time."""
-        return result_pages(self._database, self.progress(run_id))
 
 
 def _open() -> ColumnElement[bool]:

@@ -158,9 +158,9 @@ class EmbeddingService:
         """Why nothing could be embedded now; None while the engine is there."""
         return None if self._engine.wait_ready(0) else self._engine.state.error()
 
-    def vectors(self, texts: list[str], source: str, path: str) -> np.ndarray:
+    def vectors(self, texts: list[str], source: str, path: str, key_id: str = "") -> np.ndarray:
         """See `embed`: its vectors alone."""
-        return self.embed(texts, source=source, path=path).vectors
+        return self.embed(texts, source=source, path=path, key_id=key_id).vectors
 
     def forget_unused(self) -> int:
         """Delete vectors that no kept text of a document has under the model now loaded; returns how many.

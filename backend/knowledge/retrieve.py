@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from backend.engine.messages import REALTIME
 from backend.engine.protocol import EngineClient
 from backend.errors import InvalidInputError, UnavailableError
 from backend.knowledge.collections import Collections
@@ -53,15 +54,18 @@ class Retriever:
         self._index_version, self._texts, self._engine = index_version, texts, engine
 
     def find(
-        self, question: str, collection: str | None, sight: Sight, *, mode: str | None = None, source: str
-    ) -> Found:
+        self, question: str, collection: str | None, sight: Sight, *, mode: str | None = None, source: str,
+        key_id: str = "",
+    ) -> Found:  # fmt: skip
         """Rank chunks for a question, in the mode that is switched on or in another of `search.MODES`.
+
+        Its embedding is on the ledger as the `source`'s, and the key's of that id.
 
         Raises:
             InvalidInputError: no such collection, or an empty question.
             UnavailableError: the index is still being opened.
         """
-        return self._rank(question, self._among(question, collection, sight), mode, source)
+        return self._rank(question, self._among(question, collection, sight), mode, source, key_id)
 
     def _among(self, question: str, collection: str | None, sight: Sight) -> set[str] | None:
         """The documents to be searched; None: all."""
@@ -71,11 +75,11 @@ class Retriever:
             raise InvalidInputError(f"There is no collection {collection!r}.", param="documents")
         return self._documents.searchable(sight, collection)
 
-    def _rank(self, question: str, among: set[str] | None, mode: str | None, source: str) -> Found:
+    def _rank(self, question: str, among: set[str] | None, mode: str | None, source: str, key_id: str) -> Found:
         mode = mode or ("graph" if self._engine.switches.graph_retrieval else "dense")
         if not self._index.wait_opened(15):
             raise UnavailableError("The search index is still being opened; retry in a moment.")
-        vector = self._embeddings.embed([question], source=source).vectors[0]
+        vector = self._embeddings.vectors([question], source, REALTIME, key_id)[0]
         return self._index.search(question, vector, mode=mode, documents=among)
 
     def hits(self, found: Found, count: int, sight: Sight) -> list[Hit]:
@@ -96,9 +100,9 @@ class Retriever:
         """Whether anything found is about the question; where nothing is, the model is not asked."""
         return any(hit.parts.cosine >= LEAST_SIMILAR for hit in hits)
 
-    def ground_for_job(self, question: str, system: str, max_tokens: int) -> Grounding:
+    def ground_for_job(self, question: str, system: str, max_tokens: int, key_id: str) -> Grounding:
         """A question of a job, over what everybody sees; see `ground`."""
-        return self.ground(question, [], None, system, SHARED, max_tokens=max_tokens, source="job")
+        return self.ground(question, [], None, system, SHARED, max_tokens=max_tokens, source="job", key_id=key_id)
 
     def ground(
         self,
@@ -110,6 +114,7 @@ class Retriever:
         *,
         max_tokens: int | None = None,
         source: str,
+        key_id: str = "",
     ) -> Grounding:
         """Messages that ask a question over the passages found for it, and their citations.
 
@@ -120,7 +125,7 @@ class Retriever:
             InvalidInputError: there is nothing to answer from.
         """
         among, started = self._among(question, collection, sight), time.perf_counter()
-        hits = self.hits(self._rank(question, among, None, source), PASSAGES, sight)
+        hits = self.hits(self._rank(question, among, None, source, key_id), PASSAGES, sight)
         seconds = time.perf_counter() - started
         if not hits:
             raise InvalidInputError(

@@ -5,17 +5,15 @@ What it computes is on the ledger as the lab's. The switches of before come back
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from backend.engine.messages import SamplingParams
-from backend.engine.protocol import EngineClient, Phase
+from backend.engine.protocol import EngineClient
 from backend.engine.switches import Switches
-from backend.errors import ConflictError, TenfoldError
+from backend.errors import TenfoldError
 from backend.generation.request import TextRequest
 from backend.generation.service import GenerationService
 from backend.generation.stream import Generation
@@ -28,10 +26,8 @@ from backend.metering.percentiles import percentiles
 from backend.metering.sums import Sums
 from backend.store.database import Database
 from backend.store.ids import new_id
+from backend.switchboard.borrowed_run import BorrowedRun, BorrowedRuns
 from backend.switchboard.presets import PRESETS
-from backend.switchboard.service import BorrowOverError, Switchboard
-
-log = logging.getLogger(__name__)
 
 ROUNDS, REQUESTS, ANSWER_TOKENS = 4, 6, 48
 LOAD_TIMEOUT = 300.0
@@ -70,29 +66,23 @@ class Round(NamedTuple):
     disturbed: bool
 
 
-class CancelledError(Exception):
-    """Somebody wants the measurement to end."""
-
-
 class PresetMeasuring:
-    """One measurement at a time, in the background.
+    """Measures presets in the background.
 
     Args:
         engine: who computes.
-        switchboard: lends the engine other switches.
+        runs: measure one thing at a time, under switches that they borrow.
         generations: sends the questions.
         database: where the figures are kept.
     """
 
     def __init__(
-        self, engine: Callable[[], EngineClient], switchboard: Switchboard, generations: GenerationService,
+        self, engine: Callable[[], EngineClient], runs: BorrowedRuns, generations: GenerationService,
         database: Database,
     ) -> None:  # fmt: skip
-        self._engine, self._switchboard, self._generations = engine, switchboard, generations
+        self._engine, self._runs, self._generations = engine, runs, generations
         self._store = FiguresStore(database)
-        self._lock = threading.Lock()
-        self._cancel = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._run: BorrowedRun | None = None
         self.progress = Progress()
 
     def figures(self) -> dict[str, PresetFigures]:
@@ -110,53 +100,33 @@ class PresetMeasuring:
         Raises:
             ConflictError: something is being measured already, or the engine is not ready.
         """
-        with self._lock:
-            if self.progress.running:
-                raise ConflictError(f"{self.progress.preset} is being measured; wait for it, or cancel it.")
-            if self._switchboard.borrowed:
-                raise ConflictError("A switch is being measured; wait for it, or cancel it.")
-            if self._engine().state.phase is not Phase.READY:
-                raise ConflictError("The engine is not ready; measure once it serves.")
-            self._cancel.clear()
+        def begun() -> None:
             self.progress = Progress(presets[0], 0, len(presets) * ROUNDS)
-            self._thread = threading.Thread(target=self._work, args=(presets,), name="presets", daemon=True)
-            self._thread.start()
+
+        def ended(error: str) -> None:
+            self.progress = Progress(error=error)
+
+        self._run = self._runs.begin(
+            _named(presets[0]), lambda run: self._work(run, presets), begun=begun, ended=ended
+        )
 
     def cancel(self) -> None:
         """End the measurement; what was measured whole is kept."""
-        self._cancel.set()
+        if self._run is not None:
+            self._run.cancel()
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Cancel, and wait until the switches of before were asked for."""
-        self.cancel()
-        if self._thread is not None:
-            self._thread.join(timeout)
+    def _work(self, run: BorrowedRun, presets: list[str]) -> None:
+        with run.borrow() as lend:
+            for name in presets:
+                run.what, self.progress = _named(name), replace(self.progress, preset=name)
+                self._put_in_force(run, lend, PRESETS[name])
+                self._store.keep(self._measure(run, name))
 
-    def _work(self, presets: list[str]) -> None:
-        error = ""
-        try:
-            with self._switchboard.borrow() as lend:
-                for name in presets:
-                    self.progress = replace(self.progress, preset=name)
-                    self._put_in_force(lend, PRESETS[name])
-                    self._store.keep(self._measure(name))
-        except CancelledError:
-            error = "It was cancelled."
-        except BorrowOverError:
-            error = "It ended since somebody changed the switches meanwhile."
-        except TenfoldError as problem:
-            error = problem.message
-        except Exception as problem:
-            log.exception("a preset could not be measured")
-            error = f"It could not be measured: {problem}"
-        self.progress = Progress(error=error)
-
-    def _put_in_force(self, lend: Callable[[Switches], None], switches: Switches) -> None:
+    def _put_in_force(self, run: BorrowedRun, lend: Callable[[Switches], None], switches: Switches) -> None:
         before = self._engine().applied
         lend(switches)
         deadline = time.monotonic() + LOAD_TIMEOUT
         while time.monotonic() < deadline:
-            self._check()
             applied = self._engine().applied
             if applied is not None and applied.error and applied is not before:  # else of a former change
                 raise TenfoldError(applied.error)
@@ -164,18 +134,14 @@ class PresetMeasuring:
             chosen = switches.quantization != "auto" or report is None or report.state not in ("waiting", "measuring")
             if applied is not None and applied.switches == switches and applied.loading is None and chosen:
                 return
-            time.sleep(PAUSE)
+            run.pause(PAUSE)
         raise TenfoldError("The switches did not come into force in time.")
 
-    def _check(self) -> None:
-        if self._cancel.is_set():
-            raise CancelledError
-
-    def _measure(self, name: str) -> PresetFigures:
-        self._serve(question_messages()[:1])  # warms what is loaded lazily
+    def _measure(self, run: BorrowedRun, name: str) -> PresetFigures:
+        self._serve(run, question_messages()[:1])  # warms what is loaded lazily
         rounds = []
         for _ in range(ROUNDS):
-            rounds.append(self._serve(question_messages()[:REQUESTS]))
+            rounds.append(self._serve(run, question_messages()[:REQUESTS]))
             self.progress = replace(self.progress, done=self.progress.done + 1)
         info, applied = self._engine().known(), self._engine().applied
         return PresetFigures(
@@ -194,9 +160,9 @@ class PresetMeasuring:
             disturbed=sum(r.disturbed for r in rounds),
         )
 
-    def _serve(self, questions: list[list[dict[str, str]]]) -> Round:
+    def _serve(self, run: BorrowedRun, questions: list[list[dict[str, str]]]) -> Round:
         """Ask at once, as somebody whom no cache knows yet; wait until each was answered."""
-        self._check()
+        run.check()
         sampling, tenant = SamplingParams(temperature=0.0), f"lab-{new_id()}"
         requests = [
             TextRequest(
@@ -211,14 +177,18 @@ class PresetMeasuring:
         own = [self._generations.start(one) for one in prepared]
         while any(not generation.ended for generation in own):
             others = others or len(self._generations.active) > sum(not generation.ended for generation in own)
-            if self._cancel.is_set():
+            if run.cancelled:
                 for generation in own:
                     self._generations.cancel(generation)
             time.sleep(PAUSE / 10)
         wall = time.monotonic() - began
-        self._check()
+        run.check()
         return Round([_account(generation) for generation in own], engine.ping(30).busy_seconds - before.busy_seconds,
                      wall, others)  # fmt: skip
+
+
+def _named(preset: str) -> str:
+    return f"The preset {preset}"
 
 
 def _account(generation: Generation) -> Account:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from backend.metering.budgets import Budgets
 from backend.metering.ledger import Ledger
-from backend.metering.metric_table import Point
+from backend.metering.metric_family import Point
 from backend.metering.metrics import Metrics
 from backend.metering.prices import Prices
 from backend.store.database import Database

@@ -5,8 +5,8 @@ So whatever moment the process is killed at, what is stored adds up. Knows nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import func, insert, update
@@ -21,6 +21,8 @@ IDLE = "idle"
 """Source and request id's beginning of idle entries."""
 
 
+BARE = "Its entry could not be stored: of this request only its machine time and its cost are known."
+"""The error of an entry of which nothing else is left."""
 SPAN = MachineSpan.__table__  # type: ignore[attr-defined]
 
 
@@ -63,6 +65,36 @@ def idle_entry(span_id: str, price_id: int, start_ns: int, end_ns: int, idle_ns:
         f"{IDLE}-{span_id}-{minute}", UsageKind.IDLE, IDLE, "", "", Outcome.STOP, min(start_ns, end_ns), end_ns,
         price_id, cost, compute_ns=idle_ns,
     )  # fmt: skip
+
+
+def bare(entry: Entry) -> Entry:
+    """What of an entry every database takes: whose it was, when, its machine time and its cost; it says so."""
+    return Entry(
+        entry.request_id, entry.kind, entry.source, entry.path, entry.model, entry.outcome, entry.finished_ns,
+        entry.finished_ns, entry.price_id, entry.cost, key_id=entry.key_id, compute_ns=entry.compute_ns, error=BARE,
+    )  # fmt: skip
+
+
+def healed(batch: Batch, storable: Callable[[Batch], bool]) -> Batch:
+    """The same machine time and money, in entries that can all be stored.
+
+    One that cannot is `bare`; where that cannot either, its time is idle. Those beside it stay as they are.
+
+    Args:
+        batch: that could not be stored.
+        storable: whether another could.
+    """
+    kept: list[Entry] = []
+    idle = list(batch.idle)
+    for entry in batch.entries:
+        found = next((one for one in (entry, bare(entry)) if storable(Batch((one,)))), None)
+        if found is not None:
+            kept.append(found)
+        else:
+            span = batch.spans[-1].id if batch.spans else "unknown"
+            end = entry.finished_ns
+            idle.append(idle_entry(span, entry.price_id, end, end, entry.compute_ns, entry.cost))
+    return replace(batch, entries=tuple(kept), idle=tuple(idle))
 
 
 def _join_idle(session: Session, entry: Entry) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -23,7 +24,7 @@ from sqlmodel import col, select
 from backend.errors import BudgetError, RateError
 from backend.metering.entry import DOLLAR, SECOND, Entry
 from backend.metering.happenings import Happenings
-from backend.metering.metric_table import Point
+from backend.metering.metric_family import Point
 from backend.metering.queries import LedgerQueries
 from backend.metering.rollup import DAY
 from backend.store.database import Database
@@ -110,7 +111,7 @@ class Budgets:
     ) -> None:
         self._database, self._queries, self._of_key = database, queries, of_key
         self._shown, self._happenings, self._clock = shown, happenings, clock
-        self._lock = threading.Lock()
+        self._lock, self._changing = threading.Lock(), threading.Lock()
         self._spent: dict[str, dict[int, int]] = {}  # by key and day
         self._buckets: dict[str, Bucket] = {}
         self._told: set[tuple[str, Period, int, bool]] = set()
@@ -141,7 +142,7 @@ class Budgets:
 
     def limit(self, **changes: Any) -> Limits:
         """Change limits of all requests together, and keep them; those that are not named stay."""
-        with self._lock:
+        with self._changing:  # not the lock that requests take: the database takes its time
             limits = replace(self._installation, **changes)
             with self._database.session() as session:
                 session.merge(Setting(key=SETTING, value=asdict(limits)))
@@ -187,20 +188,22 @@ class Budgets:
         Raises:
             BudgetError: a budget of the key, or of all together, is used up; says until when.
         """
-        with self._lock:
+        with self._counting() as news:
             for scope, limits in self._scopes(key_id):
                 for period, limit in _budgets(limits):
                     spent = self._sum(scope, period)
                     if spent < limit:
                         continue
                     self._refused[f"budget_{period}"] += 1
-                    self._tell(scope, period, limit, limits.warn_percent)
+                    news += self._news(scope, period, limit, limits.warn_percent)
                     now = self._clock()
                     _, end = period.bounds(now)
                     raise BudgetError(
                         f"{self._whose(scope)} has used its budget of {_dollars(limit)} for this {period}: "
                         f"{_dollars(spent)} are spent. It begins anew at {_moment(end)}; "
                         "an administrator can raise it.",
+                        brief=f"{'The key' if scope else 'This installation'} has used its budget for this {period}. "
+                        f"It begins anew at {_moment(end)}; an administrator can raise it.",
                         retry_after=math.ceil(end - now),
                     )
 
@@ -209,14 +212,25 @@ class Budgets:
         if entry.kind is UsageKind.IDLE:
             return
         day = entry.finished_ns // SECOND // DAY * DAY
-        with self._lock:
+        with self._counting() as news:
             for scope, limits in self._scopes(entry.key_id):
                 days = self._spent.setdefault(scope, {})
                 days[day] = days.get(day, 0) + entry.cost
                 if len(days) > KEPT_DAYS:
                     del days[min(days)]
                 for period, limit in _budgets(limits):
-                    self._tell(scope, period, limit, limits.warn_percent)
+                    news += self._news(scope, period, limit, limits.warn_percent)
+
+    @contextmanager
+    def _counting(self) -> Iterator[list[Callable[[], None]]]:
+        """The lock that requests take on the event loop: what is to be told waits for its end, since that may write."""
+        news: list[Callable[[], None]] = []
+        try:
+            with self._lock:
+                yield news
+        finally:
+            for tell in news:
+                tell()
 
     def _scopes(self, key_id: str) -> Iterator[tuple[str, Limits]]:
         if key_id:
@@ -230,7 +244,8 @@ class Budgets:
         start, end = period.bounds(self._clock())
         return sum(cost for day, cost in self._spent.get(scope, {}).items() if start <= day < end)
 
-    def _tell(self, scope: str, period: Period, limit: int, warn_percent: int) -> None:
+    def _news(self, scope: str, period: Period, limit: int, warn_percent: int) -> Iterator[Callable[[], None]]:
+        """What tells of a budget's use, where that is news."""
         spent, (start, end) = self._sum(scope, period), period.bounds(self._clock())
         over = spent >= limit
         if spent * 100 < limit * warn_percent or (scope, period, start, over) in self._told:
@@ -238,7 +253,8 @@ class Budgets:
         self._told.add((scope, period, start, over))
         said = f"{self._whose(scope)} has spent {_dollars(spent)} of {_dollars(limit)} for this {period}"
         after = f": refused until {_moment(end)}." if over else "."
-        self._happenings.note(HappeningKind.BUDGET, said + after, key_id=scope, period=period.value, over=over)
+        note = self._happenings.note
+        yield lambda: note(HappeningKind.BUDGET, said + after, key_id=scope, period=period.value, over=over)
 
     # ---- metrics -------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class Happenings:
         row = {"time": time.time(), "kind": kind, "text": text, "who": who, "details": details}
         self._database.writer.submit(lambda session: _insert(session, row))
 
+    def unstored(self, text: str) -> None:
+        """Keep that entries of the ledger could not be stored."""
+        self.note(HappeningKind.UNSTORED, text)
+
     def switched(self, before: dict[str, Any], after: dict[str, Any], *, who: str, why: str, name: str) -> None:
         """Keep that somebody changed switches.
 

@@ -1,7 +1,7 @@
 """The ledger: an entry for whatever reached a model, from every source, failed or not, and for the time between.
 
-Entries are made at once, and stored by a thread of its own, many to a commit and together with the span of uptime that
-they belong to (see `uptime`): no stream waits for the disk, and a kill loses at most the last second.
+Entries are made at once, and stored by a thread of its own (see `bookkeeper`): no stream waits for the disk, and a kill
+loses at most the last second.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from backend.engine.messages import Stats
 from backend.engine.messages import Usage as EngineUsage
 from backend.metering import rollup
 from backend.metering.account import Account, account_of
-from backend.metering.booking import Batch, close_open_spans, idle_entry, store
+from backend.metering.booking import close_open_spans
+from backend.metering.bookkeeper import Bookkeeper, Clock
 from backend.metering.charges import Charges
-from backend.metering.entry import SECOND, Asked, Entry, fingerprint
+from backend.metering.entry import SECOND, Asked, Entry
 from backend.metering.metrics import Metrics
 from backend.metering.percentiles import Percentiles, percentiles
 from backend.metering.prices import MachinePrice, Prices
 from backend.metering.queries import LedgerQueries
 from backend.metering.totals import Ended, Totals, totals_of
-from backend.metering.uptime import Span, Uptime
 from backend.store.database import Database
 from backend.store.tables.answers import Answer
-from backend.store.tables.usage import RollUp
-from backend.store.writer import passing
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +37,6 @@ HEARTBEAT = 1.0
 GATHERING = 0.5
 """Seconds that an entry waits for others to share its commit."""
 PRUNE_EVERY = 600.0
-
-
-class Clock(Protocol):
-    """Time for stamps (nanoseconds since the epoch) and for durations (monotonic nanoseconds)."""
-
-    def time_ns(self) -> int: ...  # noqa: D102
-    def monotonic_ns(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +56,21 @@ class Ledger:
         metrics: is told of every entry.
         keep_days: days after which entries are deleted; their sums stay.
         clock: what time it is.
+        tell: is told in a sentence of entries that could not be stored.
 
     Attributes:
         lost: of the run before, where that was killed.
     """
 
     def __init__(
-        self, database: Database, prices: Prices, metrics: Metrics, *, keep_days: int = 90, clock: Clock = time
+        self, database: Database, prices: Prices, metrics: Metrics, *, keep_days: int = 90, clock: Clock = time,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._database, self._metrics, self._keep_days, self._clock = database, metrics, keep_days, clock
+        self._book = Bookkeeper(database, metrics.observe, tell, clock)
         self.charges = Charges(prices, clock.time_ns)
         self.queries = LedgerQueries(database, keep_days)
         self.lost: Loss | None = None
-        self._lock = threading.Lock()
-        self._pending: list[Entry] = []
-        self._states: dict[str, dict[str, Any]] = {}  # that may not be stored yet
-        self._ended: list[Span] = []
-        self._idle: list[Entry] = []
-        self._uptime: Uptime | None = None
-        self._taken = 0  # stamp of the last idle time
         self._followers: list[Callable[[Entry], None]] = []
         self._closing, self._due = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -97,21 +83,16 @@ class Ledger:
 
     def open(self, *, thread: bool = True) -> None:
         """Begin to count uptime, with what a killed run left put right; without `thread` by calls of `tick` alone."""
+        self._catch_up()
         with self._database.session() as session:
             killed = close_open_spans(session)
-            summed = session.exec(select(RollUp.start).limit(1)).first() is not None
         if killed is not None:
             self.lost = Loss(killed.heartbeat_ns / SECOND, HEARTBEAT)
             log.warning(
                 "the server was killed: what ended after %s is not in the ledger (%.0f s at most)",
                 time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.lost.heartbeat)), HEARTBEAT,
             )  # fmt: skip
-        if not summed:
-            self._sum_all()
-        price = self.charges.price
-        with self._lock:
-            stamp = self._taken = self._clock.time_ns()
-            self._uptime = Uptime(price.id, price.nano_per_hour, self._clock.monotonic_ns(), stamp)
+        self._book.begin(self.charges.price)
         if thread:
             self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
             self._thread.start()
@@ -129,11 +110,14 @@ class Ledger:
         """The most seconds of requests that the last kill cost; 0 where the last run ended in order."""
         return self.lost.seconds if self.lost is not None else 0.0
 
+    @property
+    def unstored(self) -> int:
+        """Entries of which the database took no more than time and cost, since the start; see `Bookkeeper`."""
+        return self._book.unstored
+
     def heard(self, stats: Stats) -> None:
         """The engine's counters: what it has computed is not idle, though nobody was charged for it yet."""
-        with self._lock:
-            if self._uptime is not None:
-                self._uptime.computed(stats.busy_seconds)
+        self._book.computed(stats.busy_seconds)
 
     # ---- entries -------------------------------------------------------------------------------------------------
 
@@ -185,12 +169,7 @@ class Ledger:
         return self.charges.embedding_rate
 
     def _put(self, asked: Asked, entry: Entry) -> Account:
-        with self._lock:
-            if self._uptime is not None:
-                self._uptime.book(entry.compute_ns, entry.cost)
-            self._pending.append(entry)
-            if asked.switches is not None:
-                self._states.setdefault(fingerprint(asked.switches), asked.switches.as_dict())
+        self._book.put(entry, asked.switches)
         self._due.set()
         self._metrics.observe(entry)
         for follow in self._followers:
@@ -203,67 +182,17 @@ class Ledger:
     # ---- storing -------------------------------------------------------------------------------------------------
 
     def tick(self, *, last: bool = False) -> None:
-        """Have what ended, and how long the server has run, stored soon.
-
-        Args:
-            last: uptime ends here.
-        """
-        with self._lock:
-            self._take_idle(everything=last)
-            stamp, uptime = self._clock.time_ns(), self._uptime
-            spans = [*self._ended, *([uptime.span(stamp, closed=last)] if uptime is not None else [])]
-            states = {name: state for name, state in self._states.items() if state}
-            batch = Batch(tuple(self._pending), tuple(self._idle), tuple(spans), states)
-            self._pending, self._idle, self._ended = [], [], []
-            self._states.update({name: {} for name in states})  # known from now on
-            if last:
-                self._uptime = None
-        if batch.entries or batch.spans:
-            self._submit(batch)
+        """Have what ended, and how long the server has run, stored soon; `last`: uptime ends here."""
+        self._book.tick(last=last)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is stored; False where it is not within `timeout` seconds."""
         self.tick()
         return self._database.writer.flush(timeout)
 
-    def _take_idle(self, *, everything: bool = False) -> None:
-        uptime = self._uptime
-        if uptime is None:
-            return
-        uptime.advance(self._clock.monotonic_ns())
-        idle_ns, cost = uptime.take_idle(everything=everything)
-        stamp = self._clock.time_ns()
-        if idle_ns or cost:
-            entry = idle_entry(uptime.id, uptime.price_id, self._taken, stamp, idle_ns, cost)
-            self._idle.append(entry)
-            self._metrics.observe(entry)
-        self._taken = stamp
-
     def _change_price(self, price: MachinePrice) -> None:
-        with self._lock:
-            if self._uptime is None:
-                return
-            self._take_idle()
-            now, stamp = self._clock.monotonic_ns(), self._clock.time_ns()
-            self._ended.append(self._uptime.change_price(price.id, price.nano_per_hour, now, stamp))
+        self._book.change_price(price)
         self._due.set()
-
-    def _submit(self, batch: Batch) -> None:
-        def tell(error: Exception | None) -> None:
-            if error is None or passing(error):
-                return
-            if len(batch.entries) == 1:
-                log.error("an entry of the ledger could not be stored: %s", batch.entries[0].request_id)
-                with self._lock:
-                    if self._uptime is not None:
-                        self._uptime.unbook(batch.entries[0].compute_ns, batch.entries[0].cost)
-                return
-            for entry in batch.entries:  # one of them is to blame
-                self._submit(Batch((entry,)))
-            if batch.entries:
-                self._submit(Batch((), batch.idle, batch.spans, batch.states))
-
-        self._database.writer.submit(lambda session: store(session, batch), tell)
 
     def _work(self) -> None:
         while not self._closing.is_set():
@@ -290,15 +219,12 @@ class Ledger:
 
         self._database.writer.submit(work)
 
-    def _sum_all(self) -> None:
+    def _catch_up(self) -> None:
         """Sums of entries that were there before there were sums."""
-        after = 0
-        while True:
+        more = True
+        while more:
             with self._database.session() as session:
-                last = rollup.build(session, after)
-            if last == after:
-                return
-            after = last
+                more = rollup.catch_up(session)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

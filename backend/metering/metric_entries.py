@@ -10,7 +10,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from backend.metering.entry import Entry
-from backend.metering.metric_table import OF_ENTRIES, Family, Kind
+from backend.metering.metric_family import Family, Kind
+from backend.metering.metric_table import OF_ENTRIES
 
 
 class EntryCollector(Collector):

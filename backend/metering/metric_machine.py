@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from backend.metering.devices import Gpus, GpuState
-from backend.metering.metric_table import Point
+from backend.metering.metric_family import Point
 
 LEAST_BETWEEN = 1.0
 """Seconds between two looks from which a share is worked out; two scrapers within them are told the same."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from backend.metering.entry import DOLLAR
 from backend.metering.metric_entries import EntryCollector
-from backend.metering.metric_table import Point
+from backend.metering.metric_family import Point
 from backend.metering.prices import MachinePrice
 
 NAMESPACE, WORKLOAD, METHOD = "tenfold", "inference", "compute_time"

@@ -7,67 +7,26 @@ is not here is in `metric_absent`, with why. Knows nothing of how values are kep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from collections.abc import Callable
 
 from backend.metering.entry import DOLLAR, SECOND, Entry
-from backend.store.tables.usage import Outcome, Population, State, UsageKind
-
-PROVIDER = "tenfold"
-ENGINE = "0"
-"""vLLM numbers its engines; here is one."""
-Point = tuple[tuple[str, ...], float]
-"""Values of the labels, and the value."""
-ValuesOf = Callable[[Any], Iterable[Point]]
-
-
-class Kind(StrEnum):
-    """Prometheus' kinds."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-class Origin(StrEnum):
-    """Where a value comes from, and so what a row's `read` is given."""
-
-    ENTRIES = "entries"
-    """Each entry of the ledger since the start: sums are of the integers that the ledger sums."""
-    ENGINE = "engine"
-    """The engine's latest counters (`Stats`)."""
-    MONEY = "money"
-    """Sums of entries and the price in force (`metric_money.Spending`)."""
-    SERVER = "server"
-    """A room that was named to `Metrics.bind`, which gives the points itself."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Family:
-    """One name.
-
-    Attributes:
-        name: as it is scraped.
-        text: what it is, for people.
-        labels: names of its labels.
-        read: its points, of what `origin` says; whole numbers in units of 1 / `unit` where it is of entries.
-        unit: what one of the shown unit is of the unit read.
-        buckets: upper edges of a histogram, in the shown unit.
-        weight: of a histogram, how many observations an entry is.
-    """
-
-    name: str
-    kind: Kind
-    text: str
-    labels: tuple[str, ...]
-    origin: Origin
-    read: ValuesOf
-    unit: int = 1
-    buckets: tuple[float, ...] = ()
-    weight: Callable[[Entry], int] = lambda _: 1
-
+from backend.metering.metric_family import ENGINE, Family, Kind, Origin, ValuesOf
+from backend.metering.metric_readings import (
+    asked,
+    avoided,
+    by_phase,
+    computed,
+    ended,
+    generated,
+    idle,
+    otel,
+    otel_tokens,
+    repeated,
+    served,
+    tokens_by_source,
+    whole,
+)
+from backend.store.tables.usage import UsageKind
 
 # ---- buckets, as those whose names these are have them ---------------------------------------------------------------
 
@@ -89,101 +48,6 @@ GENERAL = ("source", "model", "path")
 OTEL = (
     "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model",
 )  # fmt: skip
-OPERATIONS = {UsageKind.GENERATE: "generate_content", UsageKind.EMBED: "embeddings"}
-"""A chat and a continued text are one kind of entry, for which the convention has this common name."""
-ERRORS = {State.FAILED: "failed", State.CANCELLED: "cancelled"}
-
-
-def _generated(entry: Entry) -> bool:
-    """Whether it is a request for text."""
-    return entry.kind is UsageKind.GENERATE
-
-
-def _computed(entry: Entry) -> bool:
-    """Whether its tokens went through the language model: not those of an answer that was given again."""
-    return _generated(entry) and entry.state is not State.CACHED
-
-
-def _served(entry: Entry) -> bool:
-    """Whether its times say how long people wait for the model: not those of what failed or was given up."""
-    return _generated(entry) and entry.state is State.OK and entry.outcome is not Outcome.REPLY
-
-
-def _whole(value: Callable[[Entry], int | None], of: Callable[[Entry], bool]) -> ValuesOf:
-    """A value of an entry under vLLM's labels."""
-
-    def read(entry: Entry) -> Iterable[Point]:
-        number = value(entry) if of(entry) else None
-        return () if number is None else (((entry.model, ENGINE), number),)
-
-    return read
-
-
-def _asked(value: Callable[[Entry], int], of: Callable[[Entry], bool] = lambda _: True) -> ValuesOf:
-    """A value of a request under our own labels; idle time is none."""
-
-    def read(entry: Entry) -> Iterable[Point]:
-        counts = entry.population is not Population.IDLE and of(entry)
-        return (((entry.source, entry.model, entry.path), value(entry)),) if counts else ()
-
-    return read
-
-
-def _idle(value: Callable[[Entry], int]) -> ValuesOf:
-    return lambda entry: (((), value(entry)),) if entry.population is Population.IDLE else ()
-
-
-def _otel(value: Callable[[Entry], int | None], *, errors: bool = False) -> ValuesOf:
-    """A value of a request under OpenTelemetry's labels; of those that ended in an error only with `errors`."""
-
-    def read(entry: Entry) -> Iterable[Point]:
-        operation, number = OPERATIONS.get(entry.kind), value(entry)
-        if operation is None or number is None or (entry.state in ERRORS and not errors):
-            return ()
-        error = (ERRORS.get(entry.state, ""),) if errors else ()
-        return (((operation, PROVIDER, entry.model, entry.model, *error), number),)
-
-    return read
-
-
-def _otel_tokens(entry: Entry) -> Iterable[Point]:
-    operation = OPERATIONS.get(entry.kind)
-    if operation is None:
-        return
-    labels = (operation, PROVIDER, entry.model, entry.model)
-    yield (*labels, "input"), entry.prompt_tokens
-    if _generated(entry):
-        yield (*labels, "output"), entry.output_tokens
-
-
-def _tokens_by_source(entry: Entry) -> Iterable[Point]:
-    if _computed(entry):
-        yield (entry.model, ENGINE, "local_compute"), entry.prompt_tokens - entry.cached_tokens
-        yield (entry.model, ENGINE, "local_cache_hit"), entry.cached_tokens
-
-
-def _repeated(entry: Entry) -> Iterable[Point]:
-    if entry.state is State.CACHED:
-        yield (entry.model, "input"), entry.prompt_tokens
-        yield (entry.model, "output"), entry.output_tokens
-
-
-def _avoided(entry: Entry) -> Iterable[Point]:
-    for cause in ("prefix", "embedding", "answer", "graph", "speculation"):
-        if (value := getattr(entry, f"avoided_{cause}")) > 0:
-            yield (entry.source, entry.model, cause), value
-
-
-def _by_phase(entry: Entry) -> Iterable[Point]:
-    if _generated(entry) and entry.compute_ns:
-        prompt = entry.cost * entry.prefill_ns // entry.compute_ns
-        yield (entry.model, "prompt"), prompt
-        yield (entry.model, "generation"), entry.cost - prompt
-
-
-def _ended(entry: Entry) -> Iterable[Point]:
-    if entry.population is not Population.IDLE:
-        yield (entry.source, entry.model, entry.path, entry.state.value), 1
 
 
 def _sum(
@@ -201,70 +65,70 @@ def _spread(
 
 OF_ENTRIES: tuple[Family, ...] = (
     _sum("vllm:prompt_tokens_total", "Prompt tokens, cached ones too.", VLLM,
-         _whole(lambda e: e.prompt_tokens, _computed)),
+         whole(lambda e: e.prompt_tokens, computed)),
     _sum("vllm:prompt_tokens_cached_total", "Prompt tokens found in a cache.", VLLM,
-         _whole(lambda e: e.cached_tokens, _computed)),
+         whole(lambda e: e.cached_tokens, computed)),
     _sum("vllm:prompt_tokens_by_source_total", "Prompt tokens by where their states came from.", (*VLLM, "source"),
-         _tokens_by_source),
-    _sum("vllm:generation_tokens_total", "Tokens generated.", VLLM, _whole(lambda e: e.output_tokens, _computed)),
+         tokens_by_source),
+    _sum("vllm:generation_tokens_total", "Tokens generated.", VLLM, whole(lambda e: e.output_tokens, computed)),
     _sum("vllm:prefix_cache_queries_total", "Prompt tokens asked for.", VLLM,
-         _whole(lambda e: e.prompt_tokens, _computed)),
+         whole(lambda e: e.prompt_tokens, computed)),
     _sum("vllm:prefix_cache_hits_total", "Prompt tokens found in the cache.", VLLM,
-         _whole(lambda e: e.cached_tokens, _computed)),
+         whole(lambda e: e.cached_tokens, computed)),
     _sum("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed.", VLLM,
-         _whole(lambda e: e.drafted_tokens, _computed)),
+         whole(lambda e: e.drafted_tokens, computed)),
     _sum("vllm:spec_decode_num_accepted_tokens_total", "Guesses that were right.", VLLM,
-         _whole(lambda e: e.accepted_tokens, _computed)),
+         whole(lambda e: e.accepted_tokens, computed)),
     _sum("vllm:request_success_total", "Requests for text by how they ended.", (*VLLM, "finished_reason"),
-         lambda e: (((e.model, ENGINE, e.finish_reason), 1),) if _generated(e) else ()),
+         lambda e: (((e.model, ENGINE, e.finish_reason), 1),) if generated(e) else ()),
     _spread("vllm:time_to_first_token_seconds", "Arrival to first token.", VLLM, FIRST_TOKEN,
-            _whole(lambda e: e.ttft_ns, _served), SECOND),
+            whole(lambda e: e.ttft_ns, served), SECOND),
     _spread("vllm:request_time_per_output_token_seconds", "A request's mean time of a token after its first.", VLLM,
-            PER_TOKEN, _whole(lambda e: e.tpot_ns, _served), SECOND),
+            PER_TOKEN, whole(lambda e: e.tpot_ns, served), SECOND),
     _spread("vllm:time_per_output_token_seconds", "Each token after the first, at its request's mean.", VLLM, PER_TOKEN,
-            _whole(lambda e: e.tpot_ns, _served), SECOND, weight=lambda e: max(e.output_tokens - 1, 0)),
+            whole(lambda e: e.tpot_ns, served), SECOND, weight=lambda e: max(e.output_tokens - 1, 0)),
     _spread("vllm:e2e_request_latency_seconds", "Arrival to last token.", VLLM, WHOLE,
-            _whole(lambda e: e.latency_ns, _served), SECOND),
+            whole(lambda e: e.latency_ns, served), SECOND),
     _spread("vllm:request_queue_time_seconds", "Arrival to the first step.", VLLM, WHOLE,
-            _whole(lambda e: e.queue_ns, _served), SECOND),
+            whole(lambda e: e.queue_ns, served), SECOND),
     _spread("vllm:request_inference_time_seconds", "First step to last token.", VLLM, WHOLE,
-            _whole(lambda e: max(e.latency_ns - e.queue_ns, 0), _served), SECOND),
+            whole(lambda e: max(e.latency_ns - e.queue_ns, 0), served), SECOND),
     _spread("vllm:request_prefill_time_seconds", "Its share of the steps that read its prompt.", VLLM, WHOLE,
-            _whole(lambda e: e.prefill_ns, _served), SECOND),
+            whole(lambda e: e.prefill_ns, served), SECOND),
     _spread("vllm:request_decode_time_seconds", "Its share of the steps that wrote its tokens.", VLLM, WHOLE,
-            _whole(lambda e: e.decode_ns, _served), SECOND),
+            whole(lambda e: e.decode_ns, served), SECOND),
     _spread("vllm:request_prompt_tokens", "Prompt tokens of a request.", VLLM, TOKENS,
-            _whole(lambda e: e.prompt_tokens, _computed)),
+            whole(lambda e: e.prompt_tokens, computed)),
     _spread("vllm:request_generation_tokens", "Tokens of an answer.", VLLM, TOKENS,
-            _whole(lambda e: e.output_tokens, _computed)),
+            whole(lambda e: e.output_tokens, computed)),
     _spread("vllm:request_prefill_kv_computed_tokens", "Prompt tokens of a request that were computed.", VLLM, TOKENS,
-            _whole(lambda e: e.prompt_tokens - e.cached_tokens, _computed)),
+            whole(lambda e: e.prompt_tokens - e.cached_tokens, computed)),
     _spread("gen_ai_client_token_usage", "Tokens of a request; also of answers that were given again.",
-            (*OTEL, "gen_ai_token_type"), OTEL_TOKENS, _otel_tokens),
+            (*OTEL, "gen_ai_token_type"), OTEL_TOKENS, otel_tokens),
     _spread("gen_ai_server_request_duration_seconds", "Arrival to end.", (*OTEL, "error_type"), OTEL_DURATION,
-            _otel(lambda e: e.latency_ns, errors=True), SECOND),
+            otel(lambda e: e.latency_ns, errors=True), SECOND),
     _spread("gen_ai_server_time_to_first_token_seconds", "Arrival to first token.", OTEL, OTEL_FIRST_TOKEN,
-            _otel(lambda e: e.ttft_ns), SECOND),
+            otel(lambda e: e.ttft_ns), SECOND),
     _spread("gen_ai_server_time_per_output_token_seconds", "A request's mean time of a token after its first.", OTEL,
-            OTEL_PER_TOKEN, _otel(lambda e: e.tpot_ns), SECOND),
+            OTEL_PER_TOKEN, otel(lambda e: e.tpot_ns), SECOND),
     _sum("tenfold_requests_total", "Requests of every kind by how they ended: ok, failed, cancelled, cached.",
-         (*GENERAL, "state"), _ended),
-    _sum("tenfold_cost_dollars_total", "Cost of requests.", GENERAL, _asked(lambda e: e.cost), DOLLAR),
+         (*GENERAL, "state"), ended),
+    _sum("tenfold_cost_dollars_total", "Cost of requests.", GENERAL, asked(lambda e: e.cost), DOLLAR),
     _sum("tenfold_phase_cost_dollars_total", "Cost of reading prompts and of writing answers.", ("model", "phase"),
-         _by_phase, DOLLAR),
+         by_phase, DOLLAR),
     _sum("tenfold_saved_dollars_total", "Cost that was avoided, by what avoided it.", ("source", "model", "cause"),
-         _avoided, DOLLAR),
+         avoided, DOLLAR),
     _sum("tenfold_speculation_loss_dollars_total", "Cost of guesses that took more than they avoided.", GENERAL,
-         _asked(lambda e: max(-e.avoided_speculation, 0)), DOLLAR),
-    _sum("tenfold_compute_seconds_total", "Machine time of requests.", GENERAL, _asked(lambda e: e.compute_ns), SECOND),
-    _sum("tenfold_idle_seconds_total", "Machine time in which nothing was asked.", (), _idle(lambda e: e.compute_ns),
+         asked(lambda e: max(-e.avoided_speculation, 0)), DOLLAR),
+    _sum("tenfold_compute_seconds_total", "Machine time of requests.", GENERAL, asked(lambda e: e.compute_ns), SECOND),
+    _sum("tenfold_idle_seconds_total", "Machine time in which nothing was asked.", (), idle(lambda e: e.compute_ns),
          SECOND),
-    _sum("tenfold_idle_cost_dollars_total", "What idle time cost.", (), _idle(lambda e: e.cost), DOLLAR),
-    _sum("tenfold_repeated_tokens_total", "Tokens of answers that were given again.", ("model", "type"), _repeated),
+    _sum("tenfold_idle_cost_dollars_total", "What idle time cost.", (), idle(lambda e: e.cost), DOLLAR),
+    _sum("tenfold_repeated_tokens_total", "Tokens of answers that were given again.", ("model", "type"), repeated),
     _sum("tenfold_embedding_tokens_total", "Tokens of embeddings, known ones too.", GENERAL,
-         _asked(lambda e: e.prompt_tokens, lambda e: e.kind is UsageKind.EMBED)),
+         asked(lambda e: e.prompt_tokens, lambda e: e.kind is UsageKind.EMBED)),
     _sum("tenfold_embedding_tokens_reused_total", "Tokens of embeddings whose vectors were known.", GENERAL,
-         _asked(lambda e: e.cached_tokens, lambda e: e.kind is UsageKind.EMBED)),
+         asked(lambda e: e.cached_tokens, lambda e: e.kind is UsageKind.EMBED)),
 )  # fmt: skip
 
 # ---- of the engine ---------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from backend.engine.protocol import EngineClient, Phase
 from backend.metering.devices import Gpus
 from backend.metering.entry import Entry
 from backend.metering.metric_entries import EntryCollector
+from backend.metering.metric_family import ENGINE, Family, Kind, Point
 from backend.metering.metric_machine import GPU_VALUES, Processors, gpu_points
 from backend.metering.metric_money import Spending
-from backend.metering.metric_table import ENGINE, OF_MONEY, OF_THE_ENGINE, OF_THE_SERVER, Family, Kind, Point
+from backend.metering.metric_table import OF_MONEY, OF_THE_ENGINE, OF_THE_SERVER
 from backend.metering.prices import MachinePrice
 
 log = logging.getLogger(__name__)

@@ -31,6 +31,8 @@ ANSWERED = (State.OK,)
 SPAN = MachineSpan.__table__  # type: ignore[attr-defined]
 COLUMNS = {"ttft": "ttft_ns", "tpot": "tpot_ns", "latency": "latency_ns", "queue": "queue_ns"}
 MOST_BUCKETS = 5000
+BEHIND = 2.0
+"""Seconds after which what ended is stored."""
 APART = (Population.IDLE, Population.EMBEDDING)
 
 
@@ -64,7 +66,7 @@ class LedgerQueries:
         """Totals of each step of a range, empty ones too; edges are multiples of `step` (seconds) since the epoch.
 
         The first and the last are whole, whatever part of them the range covers. Steps of less than a minute are for
-        short ranges: they are summed from entries.
+        short ranges: they are summed from entries. The last says how much of its time has passed.
         """
         first, end = _edges(since, until, step)
         level = level_for(step)
@@ -75,7 +77,11 @@ class LedgerQueries:
         by_start: dict[int, list[Any]] = defaultdict(list)
         for row in rows:
             by_start[int(row.start)].append(row)
-        return [Bucket(at, total(by_start.get(at, []))) for at in range(first, end, step)]
+        stored = time.time() - BEHIND
+        return [
+            Bucket(at, total(by_start.get(at, [])), step, min(max(stored - at, 0.0), step))
+            for at in range(first, end, step)
+        ]
 
     def latency(
         self,

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from backend.metering.entry import DOLLAR, SECOND, Entry
 from backend.metering.rollup import ENTRY, entry_of
+from backend.store.beginning import begins_with
 from backend.store.database import Database
 from backend.store.tables.usage import Population, PriceVersion, State, SwitchState
 
@@ -129,7 +130,7 @@ def _walks(
     if search:
         rest: list[Any] = [] if populations is None else [ENTRY.c.population.in_(populations)]
         rest += [] if states is None else [ENTRY.c.state.in_(states)]
-        yield ENTRY.c.request_id.between(search, f"{search}\uffff"), *rest
+        yield begins_with(ENTRY.c.request_id, search), *rest
         yield ENTRY.c.key_id == search, *rest
     elif states is None and (populations is None or set(REQUESTS) <= set(populations)):
         yield ()

@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlmodel import Session, col
 
 from backend.metering.entry import SECOND, Entry
 from backend.metering.histogram import merge, packed
+from backend.store.tables.settings import Setting
 from backend.store.tables.usage import EntryRow, KeyDay, RollUp, UsageKind
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -30,6 +31,8 @@ MINUTE_DAYS, HOUR_DAYS = 14, 400
 """How long sums by the minute and by the hour are kept; those by the day stay."""
 TOGETHER = 5000
 """Entries deleted or summed at a time."""
+CATCHING_UP = "ledger_sums"
+"""The setting that says how far old entries are summed."""
 
 ROLLUP = RollUp.__table__  # type: ignore[attr-defined]
 ENTRY = EntryRow.__table__  # type: ignore[attr-defined]
@@ -123,12 +126,25 @@ def entry_of(row: Any) -> Entry:
     return Entry(**{name: row[name] for name in Entry.__slots__})
 
 
-def build(session: Session, after: int) -> int:
-    """Count the next stored entries by their id; gives the last of them, or `after` where there are none."""
-    query = select(ENTRY).where(ENTRY.c.id > after).order_by(ENTRY.c.id).limit(TOGETHER)
+def catch_up(session: Session) -> bool:
+    """Count the next of the entries that were stored before there were sums; whether there may be more of them.
+
+    How far it has come is stored in the same transaction: a server that is killed in the middle goes on from there.
+    """
+    begun = session.get(Setting, CATCHING_UP)
+    if begun is not None:
+        after, last = begun.value["after"], begun.value["last"]
+    elif session.connection().execute(select(ROLLUP.c.start).limit(1)).first() is not None:
+        return False  # there were sums with the first entry
+    else:
+        after, last = 0, session.connection().execute(select(func.max(ENTRY.c.id))).scalar() or 0
+    if after >= last:
+        return False
+    query = select(ENTRY).where(ENTRY.c.id > after, ENTRY.c.id <= last).order_by(ENTRY.c.id).limit(TOGETHER)
     rows = session.connection().execute(query).mappings().all()
     add(session, [entry_of(row) for row in rows])
-    return int(rows[-1]["id"]) if rows else after
+    session.merge(Setting(key=CATCHING_UP, value={"after": int(rows[-1]["id"]) if rows else last, "last": last}))
+    return True
 
 
 def prune(session: Session, *, entries_before: int, now: int) -> int:

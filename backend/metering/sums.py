@@ -10,6 +10,9 @@ from backend.metering.entry import DOLLAR
 from backend.metering.rollup import SUMMED
 from backend.store.tables.usage import Population, State
 
+LEAST_SECONDS, LEAST_PART = 20.0, 20
+"""Time from which a bucket that is open tells a rate: so many seconds, and one part in so many of its step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -80,10 +83,25 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Sums of [start, start + step), in seconds since the epoch."""
+    """Sums of [start, start + step), in seconds since the epoch.
+
+    Attributes:
+        seconds: that are in it: its step, and of the one that is still open as many as have passed and are stored.
+    """
 
     start: int
     sums: Sums
+    step: int
+    seconds: float
+
+    def per_second(self, amount: float) -> float | None:
+        """An amount over the time that it came in; None while that is too short a time to tell.
+
+        Divided by its whole step, a bucket that is open would always fall behind those before it.
+        """
+        if self.seconds < min(self.step, max(LEAST_SECONDS, self.step / LEAST_PART)):
+            return None
+        return amount / self.seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,15 @@ Write = Callable[[Session], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A write, and what to call when it is done (None) or whenever it failed (why)."""
+    """A write, what to call when it is done (None) or whenever it failed (why), and who knows what to write instead."""
 
     write: Write
-    tell: Callable[[Exception | None], None] | None
+    tell: Callable[[Exception | None], None] | None = None
+    instead: Callable[[Exception], Write | None] | None = None
+
+
+class TooManyWaitError(Exception):
+    """The database has been away for so long that a write was given up."""
 
 
 def passing(error: Exception) -> bool:
@@ -68,25 +73,32 @@ class BackgroundWriter:
         self._give_up = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def submit(self, write: Write, tell: Callable[[Exception | None], None] | None = None) -> None:
+    def submit(
+        self, write: Write, tell: Callable[[Exception | None], None] | None = None, *,
+        instead: Callable[[Exception], Write | None] | None = None,
+    ) -> None:  # fmt: skip
         """Have something written soon.
 
         Args:
             write: puts rows into the session it is given. May run more than once, so it must build what it adds anew.
             tell: called from the writer's thread with None once it is committed, and with the error of each try that
                 failed, its own or that of a write before it; after one that is not `passing` it is not tried again.
+            instead: asked with an error that is not `passing`: what to write in its place, before what was submitted
+                behind it; None gives it up.
         """
+        order = Order(write, tell, instead)
         with self._changed:
             if not self._closed:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name="background-writer", daemon=True)
                     self._thread.start()
-                self._waiting.append(Order(write, tell))
-                if len(self._waiting) > MOST_WAITING:
-                    self._drop(self._waiting.popleft(), OSError("Too many writes wait for the database."))
+                self._waiting.append(order)
+                dropped = self._waiting.popleft() if len(self._waiting) > MOST_WAITING else None
                 self._changed.notify_all()
+                if dropped is not None:
+                    self._drop(dropped, TooManyWaitError("Too many writes wait for the database."))
                 return
-        self._store([Order(write, tell)], patient=False)  # the server is stopping: whoever still writes, waits
+        self._store([order], patient=False)  # the server is stopping: whoever still writes, waits
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything submitted so far is stored; False where it is not within `timeout` seconds."""
@@ -139,6 +151,10 @@ class BackgroundWriter:
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
                 if len(orders) == 1:
+                    other = None if passing(error) else self._other(orders[0], error)
+                    if other is not None:
+                        orders = [other]
+                        continue
                     log.error("a write failed for good: %s", cause(error))
                     self._drop(orders[0], error)
                     return
@@ -148,6 +164,16 @@ class BackgroundWriter:
             for order in orders:
                 self._tell(order, None)
             return
+
+    @staticmethod
+    def _other(order: Order, error: Exception) -> Order | None:
+        """What is written in an order's place, once."""
+        try:
+            write = order.instead(error) if order.instead is not None else None
+        except Exception:
+            log.exception("nothing could be found to write instead")
+            return None
+        return None if write is None else Order(write, order.tell)
 
     def _drop(self, order: Order, error: Exception) -> None:
         self.lost += 1

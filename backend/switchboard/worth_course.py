@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backend.engine.switches import Switches
+from backend.switchboard.borrowed_run import BorrowedRun
 from backend.switchboard.worth import Effect, Measure, Verdict
 from backend.switchboard.worth_caches import Arms
 from backend.switchboard.worth_trial import Trial
@@ -71,10 +72,6 @@ class Course:
         return bool(self.doing)
 
 
-class CancelledError(Exception):
-    """Somebody wants the measurement to end."""
-
-
 class TimeOverError(Exception):
     """The time given is over."""
 
@@ -87,14 +84,12 @@ class LateError(Exception):
     """People wait too long: the measurement gives way."""
 
 
-def _nobody_lends(_: Switches) -> None:
-    raise AssertionError("nothing is lent before the switchboard is borrowed")
-
-
 @dataclass(slots=True)
 class Task:
     """What one measurement works with; moments are monotonic, `calm_since` is since the epoch."""
 
+    run: BorrowedRun
+    lend: Callable[[Switches], None]
     name: str
     arms: Arms
     own: Switches
@@ -103,7 +98,6 @@ class Task:
     began: float
     until: float
     asked: Switches
-    lend: Callable[[Switches], None] = _nobody_lends
     checked: float = 0.0
     calm_since: float = 0.0
     gave_way: int = 0

@@ -6,49 +6,39 @@ counted was served under both states. The switches of before come back, whatever
 
 from __future__ import annotations
 
-import logging
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from backend.engine.protocol import EngineClient, Phase
 from backend.engine.switches import Switches
-from backend.errors import ConflictError, InvalidInputError, TenfoldError
+from backend.errors import InvalidInputError, TenfoldError
 from backend.metering.entry import fingerprint
 from backend.metering.happenings import LABELS, Happenings
 from backend.metering.ledger import Ledger
 from backend.store.database import Database
 from backend.store.tables.happenings import HappeningKind
-from backend.switchboard.service import BorrowOverError, Switchboard
+from backend.switchboard.borrowed_run import BorrowedRun, BorrowedRuns
+from backend.switchboard.service import Switchboard
 from backend.switchboard.worth import LEAST_PAIRS, LEAST_REQUESTS, Block, Verdict
 from backend.switchboard.worth_caches import arms_of
-from backend.switchboard.worth_course import (
-    AwayError,
-    CancelledError,
-    Course,
-    LateError,
-    Task,
-    TimeOverError,
-    Timing,
-)
+from backend.switchboard.worth_course import AwayError, Course, LateError, Task, TimeOverError, Timing
 from backend.switchboard.worth_kept import Worth, WorthStore
 from backend.switchboard.worth_traffic import Unended, arrived, late, served
 from backend.switchboard.worth_trial import SAME_PAIRS, Standing, Trial
-
-log = logging.getLogger(__name__)
 
 MINUTES, LONGEST = 10.0, 24 * 60.0
 TTFT_LIMIT = 5.0
 
 
 class LiveWorth:
-    """One measurement at a time.
+    """Measures switches in the background.
 
     Args:
         engine: whose switch it is.
-        switchboard: lends other switches.
+        switchboard: knows how the user has them.
+        runs: measure one thing at a time, under switches that they borrow.
         ledger: knows what was served.
         database: of the ledger, and where results are kept.
         happenings: told of beginning and end.
@@ -57,15 +47,14 @@ class LiveWorth:
     """
 
     def __init__(
-        self, engine: Callable[[], EngineClient], switchboard: Switchboard, ledger: Ledger, database: Database,
-        happenings: Happenings, unended: Unended, timing: Timing | None = None,
+        self, engine: Callable[[], EngineClient], switchboard: Switchboard, runs: BorrowedRuns, ledger: Ledger,
+        database: Database, happenings: Happenings, unended: Unended, timing: Timing | None = None,
     ) -> None:  # fmt: skip
-        self._engine, self._switchboard, self._ledger, self._database = engine, switchboard, ledger, database
+        self._engine, self._switchboard, self._runs = engine, switchboard, runs
+        self._ledger, self._database = ledger, database
         self._happenings, self._unended, self._timing = happenings, unended, timing or Timing()
         self._store = WorthStore(database)
-        self._lock = threading.Lock()
-        self._cancel = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._run: BorrowedRun | None = None
         self.course = Course()
 
     def results(self) -> dict[str, Worth]:
@@ -101,51 +90,32 @@ class LiveWorth:
         arms = arms_of(name, own)
         if arms is None:
             raise InvalidInputError(f"{name} has no on and off that act at once, so it is not measured live.")
-        with self._lock:
-            if self.course.running:
-                raise ConflictError(f"{LABELS[self.course.switch]} is being measured; wait for it, or cancel it.")
-            if self._switchboard.borrowed:
-                raise ConflictError("The presets are being measured; wait for that, or cancel it.")
-            if self._engine().state.phase is not Phase.READY:
-                raise ConflictError("The engine is not ready; measure once it serves.")
-            self._cancel.clear()
-            seed = random.randrange(1 << 31) if seed is None else seed
-            trial, now = Trial(seed, arms.measure), time.monotonic()
+        trial, label = Trial(random.randrange(1 << 31) if seed is None else seed, arms.measure), LABELS[name]
+
+        def begun() -> None:
             self.course = Course(name, "about to begin", left=minutes * 60, given=minutes * 60)
-            task = Task(name, arms, own, trial, ttft_limit, now, now + minutes * 60, asked=own)
-            self._thread = threading.Thread(target=self._work, args=(task, who), name="worth", daemon=True)
-            self._thread.start()
+            self._happenings.note(HappeningKind.MEASURED, f"{label} goes on and off to be measured.", who=who)
+
+        def work(run: BorrowedRun) -> None:
+            now = time.monotonic()
+            with run.borrow() as lend:
+                task = Task(run, lend, name, arms, own, trial, ttft_limit, now, now + minutes * 60, asked=own)
+                self._measure(task)
+            self._keep(task)
+
+        def ended(error: str) -> None:
+            said = f"{label}: {error or self.course.verdict}"
+            self._happenings.note(HappeningKind.MEASURED, said, who=who, seed=trial.seed)
+            self.course = replace(self.course, doing="", error=error, left=0.0)
+
+        self._run = self._runs.begin(label, work, begun=begun, ended=ended)
 
     def cancel(self) -> None:
         """End the measurement; the former result stays."""
-        self._cancel.set()
-
-    def close(self, timeout: float = 10.0) -> None:
-        """Cancel, and wait until the switches of before were asked for."""
-        self.cancel()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        if self._run is not None:
+            self._run.cancel()
 
     # ---- the thread ----------------------------------------------------------------------------------------------
-
-    def _work(self, task: Task, who: str) -> None:
-        label, error = LABELS[task.name], ""
-        self._happenings.note(HappeningKind.MEASURED, f"{label} goes on and off to be measured.", who=who)
-        try:
-            with self._switchboard.borrow() as task.lend:
-                self._measure(task)
-            said = self._keep(task)
-        except CancelledError:
-            error = "It was cancelled."
-        except BorrowOverError:
-            error = "It ended since somebody changed the switches meanwhile."
-        except TenfoldError as problem:
-            error = problem.message
-        except Exception as problem:
-            log.exception("a switch could not be measured")
-            error = f"It could not be measured: {problem}"
-        self._happenings.note(HappeningKind.MEASURED, f"{label}: {error or said}", who=who, seed=task.trial.seed)
-        self.course = replace(self.course, doing="", error=error, left=0.0)
 
     def _measure(self, task: Task) -> None:
         """Blocks, until it is decided or the time is over."""
@@ -232,8 +202,7 @@ class LiveWorth:
         began = time.monotonic()
         while not done(time.monotonic() - began):
             self.course = replace(self.course, doing=doing, left=max(task.until - time.monotonic(), 0.0))
-            if self._cancel.wait(self._timing.tick):
-                raise CancelledError
+            task.run.pause(self._timing.tick)
             engine = self._engine()
             if engine.state.phase is not Phase.READY:
                 raise AwayError
@@ -263,8 +232,7 @@ class LiveWorth:
         doing = f"giving way: first tokens take longer than {task.limit:g} s"
         while time.monotonic() < task.until:
             self.course = replace(self.course, doing=doing, left=max(task.until - time.monotonic(), 0.0))
-            if self._cancel.wait(self._timing.tick):
-                raise CancelledError
+            task.run.pause(self._timing.tick)
             task.checked = 0.0
             if time.monotonic() - began >= self._timing.calm and not self._late(task):
                 break
@@ -274,8 +242,7 @@ class LiveWorth:
         self.course = replace(self.course, doing="waiting for the engine")
         deadline = time.monotonic() + self._timing.away
         while self._engine().state.phase is not Phase.READY:
-            if self._cancel.wait(self._timing.tick):
-                raise CancelledError
+            task.run.pause(self._timing.tick)
             if time.monotonic() > deadline:
                 raise TenfoldError("The engine was away for too long.")
 
@@ -293,8 +260,8 @@ class LiveWorth:
         needed = 2 * (LEAST_PAIRS + SAME_PAIRS) * self._timing.wanted
         return max(needed / came * minutes - minutes, minutes)
 
-    def _keep(self, task: Task) -> str:
-        """Store the result; gives it in a line."""
+    def _keep(self, task: Task) -> None:
+        """Store the result."""
         standing, info, applied = task.trial.standing(), self._engine().known(), self._engine().applied
         note = f"{task.arms.note} It gave way {task.gave_way} ×: people waited." if task.gave_way else task.arms.note
         worth = Worth(
@@ -307,4 +274,3 @@ class LiveWorth:
         self.course = replace(
             self.course, verdict=worth.verdict, effects=worth.effects, more_minutes=worth.more_minutes
         )
-        return str(worth.verdict)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from backend.runtime import Runtime
-from pages.caller import current_sight
+from pages.caller import current_caller, current_sight
 from pages.drawing.acts import attempt
 from pages.drawing.collections import collection_labels
 from pages.drawing.untrusted import opening, plain
@@ -61,7 +61,7 @@ def draw_settings(runtime: Runtime, conversation: str | None) -> ChatOptions:
         _generation(runtime, settings, scope, change)
         for chip in _chips(runtime, settings):
             st.badge(chip, color="gray")
-    return runtime.conversations.options(settings, sight, searchable=searchable)
+    return runtime.conversations.options(settings, sight, searchable=searchable, key_id=current_caller().id)
 
 
 def _documents(settings: ChatSettings, labels: dict[str, str], searchable: bool, scope: str, change: Any) -> None:

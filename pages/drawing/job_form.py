@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.errors import InvalidInputError, TenfoldError
 from backend.runtime import Runtime
+from pages.caller import current_caller
 from pages.drawing.figures import counted, money, seconds, when
 from pages.drawing.untrusted import opening, plain
 
@@ -83,12 +84,14 @@ def _form(runtime: Runtime) -> None:
                 raise InvalidInputError("There is nothing to run yet: give at least one prompt.")
             if problem:
                 return
+            key_id = current_caller().id
+            runtime.budgets.take(key_id)
             job = runtime.jobs.create(
                 name.strip() or _name(source, prompts), prompts, system=system, max_tokens=max_tokens,
-                temperature=temperature, documents=documents, cron=cron,
+                temperature=temperature, documents=documents, cron=cron, key_id=key_id,
             )  # fmt: skip
             if timing == NOW:
-                runtime.jobs.run(job.id)
+                runtime.jobs.run(job.id, key_id=key_id)
         except TenfoldError as error:
             st.error(plain(error.message))
             return

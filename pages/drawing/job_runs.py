@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATES = {
     "queued": ":gray-badge[about to begin]",
     "running": ":blue-badge[running]",
-    "waiting": ":orange-badge[waiting for the engine]",
+    "waiting": ":orange-badge[waiting]",
     "done": ":green-badge[done]",
     "failed": ":red-badge[failed]",
     "cancelled": ":orange-badge[cancelled]",

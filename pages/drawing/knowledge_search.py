@@ -11,7 +11,7 @@ import streamlit as st
 
 from backend.errors import TenfoldError
 from backend.runtime import Runtime
-from pages.caller import current_sight
+from pages.caller import current_caller, current_sight
 from pages.drawing.acts import after_press, press
 from pages.drawing.collections import collection_labels
 from pages.drawing.document import OPENED
@@ -120,7 +120,8 @@ def _ask(question: str) -> None:
 
 def _search(runtime: Runtime, question: str, collection: str | None, mode: str) -> Outcome:
     started, sight = time.perf_counter(), current_sight()
-    found = runtime.retriever.find(question, collection, sight, mode=mode, source="console")
+    key_id = current_caller().id
+    found = runtime.retriever.find(question, collection, sight, mode=mode, source="console", key_id=key_id)
     return Outcome(found, runtime.retriever.hits(found, COUNT, sight), time.perf_counter() - started)
 
 

@@ -64,7 +64,7 @@ def live(runtime: Runtime, span: int, shown: Filter, tables: bool) -> None:
         draw(Chart("Time to first token", "ms", lines, since, until, marks, said), key="live-ttft", table=tables)
     with right:
         draw(
-            Chart("Tokens", "tokens/s", _token_lines(buckets, times, step, again), since, until, marks,
+            Chart("Tokens", "tokens/s", token_lines(buckets, times, again), since, until, marks,
                   f"{sums.output_tokens:,} written, {read:,} read, {sums.cached_tokens:,} of them from the cache; "
                   "counted when a request ends."),
             key="live-tokens", table=tables,
@@ -109,13 +109,14 @@ def waiting_now(runtime: Runtime, shown: Filter) -> list[float]:
     return sorted(ages, reverse=True)
 
 
-def _token_lines(buckets: list[Bucket], times: list[float], step: int, again: bool) -> list[Line]:
+def token_lines(buckets: list[Bucket], times: list[float], again: bool) -> list[Line]:
+    """Tokens a second over time: of answers given again, or of all others."""
     if again:
-        return [Line("repeated", times, [b.sums.repeated_output_tokens / step for b in buckets], "area")]
+        return [Line("repeated", times, [b.per_second(b.sums.repeated_output_tokens) for b in buckets], "area")]
     return [
-        Line("in", times, [b.sums.prompt_tokens / step for b in buckets]),
-        Line("cached", times, [b.sums.cached_tokens / step for b in buckets]),
-        Line("out", times, [b.sums.output_tokens / step for b in buckets]),
+        Line("in", times, [b.per_second(b.sums.prompt_tokens) for b in buckets]),
+        Line("cached", times, [b.per_second(b.sums.cached_tokens) for b in buckets]),
+        Line("out", times, [b.per_second(b.sums.output_tokens) for b in buckets]),
     ]
 
 

@@ -15,7 +15,7 @@ from pages.drawing.acts import after_press, press
 from pages.drawing.figures import DOLLAR, SECOND, amounts, moment, money, seconds
 from pages.drawing.monitor_live import SOURCES
 from pages.drawing.populations import Filter
-from pages.drawing.untrusted import plain
+from pages.drawing.untrusted import code, plain
 
 if TYPE_CHECKING:
     from backend.metering.request_list import Request
@@ -73,7 +73,7 @@ def running(runtime: Runtime, shown: Filter) -> None:
     for generation in sorted(active, key=lambda g: g.created)[:ROWS]:
         with st.container(horizontal=True, vertical_alignment="center"):
             state = f"{len(generation.pieces)} tokens written" if generation.pieces else "waiting for its first token"
-            st.markdown(f"`{plain(generation.id[:12])}` · {state} · {seconds(now - generation.created)}")
+            st.markdown(f"{code(generation.id[:12])} · {state} · {seconds(now - generation.created)}")
             if own.role.covers(Role.ADMIN):
                 press("Cancel", partial(runtime.generations.cancel, generation), key=f"cancel-{generation.id}")
 
@@ -104,7 +104,7 @@ def way(runtime: Runtime, request_id: str) -> None:
         return
     e = found.entry
     with st.container(border=True):
-        st.markdown(f"##### Request `{plain(request_id)}`")
+        st.markdown(f"##### Request {code(request_id)}")
         total = sum(step.seconds for step in found.way) or 1.0
         for step in found.way:
             st.progress(min(step.seconds / total, 1.0), text=f"{step.name.capitalize()}: {seconds(step.seconds)}")

@@ -23,6 +23,7 @@ HOUR, DAY = 3600, 86400
 LISTED = 8
 BADGES = {
     "crash": ("red", "crash"), "refused": ("orange", "refused"), "budget": ("orange", "budget"),
+    "unstored": ("orange", "ledger"),
     "loaded": ("blue", "weights"), "measured": ("blue", "measured"), "ready": ("green", "ready"),
 }  # fmt: skip
 """By kind of what happened."""

@@ -33,6 +33,14 @@ def plain(text: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
 
 
+def code(text: str) -> str:
+    """Markdown that shows exactly these characters as code, in one line; there a backslash would be shown too."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{space}{line}{space}{ticks}" if line else ""
+
+
 def spoken(text: str) -> str:
     """What a screen reader says of a text: a label that is not shown is read out as it was written, so none of it may
     be markup, nor escaped.

@@ -76,6 +76,18 @@ def test_a_key_whose_budget_is_used_up_uses_nothing(
     assert admin.post(path, json=body).status_code != 429, "another's key is another's budget"
 
 
+def test_a_job_and_its_run_are_the_keys_that_asked_for_them(guarded: Any, admin: Any, made: Any) -> None:
+    key, program = made
+    job = program.post("/api/jobs", json={"prompts": ["Hello"]}).json()
+    jobs = guarded.runtime.jobs
+    assert jobs.get(job["id"]).key_id == key["id"]
+    for caller in (program, admin):
+        run = caller.post(f"/api/jobs/{job['id']}/runs").json()
+        caller.post(f"/api/jobs/runs/{run['id']}/cancel")
+    latest, first = (run.key_id for run in jobs.runs(job["id"]))
+    assert first == key["id"] != latest, "who runs another's job pays for it"
+
+
 def test_a_rate_is_refused_with_when_to_come_again(admin: Any, made: Any) -> None:
     key, program = made
     admin.patch(f"/api/keys/{key['id']}", json={"requests_per_minute": 2})

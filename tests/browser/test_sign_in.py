@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -119,6 +120,28 @@ def test_a_private_collection_is_its_owners_alone(visit: Open, guarded: Server) 
                 expect(page.get_by_role("heading", name="No documents yet")).to_be_visible()
             settled(page)
             expect(page.get_by_role("button", name="key.txt", exact=True)).to_have_count(1 if owner else 0)
+
+
+def test_a_chat_and_a_job_say_that_their_keys_budget_is_used_up(visit: Open, guarded: Server) -> None:
+    with visit(guarded) as admin:
+        key = new_key(admin, guarded, "chat, use documents")
+    with httpx.Client(base_url=guarded.url, headers={"authorization": f"Bearer {first_key(guarded)}"}) as api:
+        own = next(row for row in api.get("/api/keys").json()["data"] if key.startswith(row["prefix"]))
+        assert api.patch(f"/api/keys/{own['id']}", json={"day_dollars": 0}).status_code == 200
+        api.post("/api/jobs", json={"name": "a job", "prompts": ["Say one."]}).raise_for_status()
+    said = re.compile(r"has used its budget of \$0 for this day")
+    with visit(guarded) as page:
+        page.goto(f"{guarded.url}/sign-in?next=/chat")
+        sign_in(page, key)
+        box = page.get_by_test_id("stChatInputTextArea")
+        box.fill("Hello")
+        box.press("Enter")
+        expect(page.get_by_test_id("stChatMessage").get_by_text(said)).to_be_visible()
+        settled(page)
+        page.goto(f"{guarded.url}/jobs")
+        page.get_by_role("button", name="Run now").click()
+        expect(page.get_by_text(said)).to_be_visible()
+        settled(page)
 
 
 def test_a_revoked_key_ends_its_open_page(browser: Any, visit: Open, guarded: Server) -> None:

@@ -97,6 +97,52 @@ def test_questions_sent_meanwhile_are_asked_in_turn(room: Room, chats: Conversat
     assert texts(chats, chat) == ["One", "First.", "Two", "Second."] and chats.waiting(chat) == ()
 
 
+@pytest.mark.parametrize("press", ["regenerate", "edit"])
+def test_another_way_is_gone_while_an_answer_is_being_written(
+    room: Room, chats: Conversations, press: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = chats.create().id
+    chats.ask(chat, "One", ChatOptions())
+    answered(room, chats, chat, " First.")
+    half = chats.ask(chat, "Two", ChatOptions())
+    (request,) = until(lambda: room.engine.open, "the engine is asked")
+    room.engine.write(request, " Half")
+    chats.send(chat, "Three", ChatOptions())
+    abort, aborted = room.engine.abort, []
+    monkeypatch.setattr(room.engine, "abort", aborted.append)  # it takes its time
+    one, first, *_ = chats.messages(chat)
+    if press == "regenerate":
+        new = chats.regenerate(first.id, ChatOptions())
+    else:
+        new = chats.edit(one.id, "Uno", ChatOptions())
+    assert aborted == [request] and chats.busy(chat) is chats.writing(new.id)
+    assert [m.state for m in chats.messages(chat)] == ["done", "writing"]
+    until(lambda: len(room.engine.open) == 2, "the engine is asked while it still stops the other")
+    with pytest.raises(InvalidInputError, match="still being written"):
+        chats.ask(chat, "Meanwhile", ChatOptions())
+    abort(request)
+    until(lambda: chats.writing(half.id) is None, "the other has ended")
+    (request,) = room.engine.open
+    room.engine.answer(request, " Otherwise.")
+    until(lambda: len(texts(chats, chat)) == 4, "the question that waited is asked")
+    answered(room, chats, chat, " Third.")
+    assert texts(chats, chat)[1:] == ["Otherwise.", "Three", "Third."]
+    chats.show(half.id)
+    stopped = chats.messages(chat)[-1]
+    assert (stopped.id, stopped.text, stopped.state) == (half.id, "Half", "stopped")
+
+
+def test_a_question_that_waits_never_comes_between(room: Room, chats: Conversations) -> None:
+    chat = chats.create().id
+    chats.ask(chat, "One", ChatOptions())
+    for _ in range(20):
+        chats.send(chat, "Next", ChatOptions())
+        asked = chats.messages(chat)[0]
+        chats.edit(asked.id, "Uno", ChatOptions())
+        assert [m.text for m in chats.messages(chat)] == ["Uno", ""]
+    assert [waiting.text for waiting in chats.waiting(chat)] == ["Next"] * 20
+
+
 def test_an_answer_that_came_to_its_end_is_not_written_on(room: Room, chats: Conversations) -> None:
     chat = chats.create().id
     message = chats.ask(chat, "One", ChatOptions())

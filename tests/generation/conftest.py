@@ -42,7 +42,7 @@ class Room:
             default_max_tokens=64, max_waiting={REALTIME: most, BATCH: most},
         )  # fmt: skip
 
-    def _embed(self, texts: list[str], source: str, path: str) -> np.ndarray:
+    def _embed(self, texts: list[str], source: str, path: str, key_id: str) -> np.ndarray:
         self.embedded += [(text, source, path) for text in texts]
         return np.ones((len(texts), 4), dtype=np.float32) / 2  # all questions are alike
 

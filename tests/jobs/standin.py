@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class StandIn:
 
     Attributes:
         answering: cleared, what is asked waits.
+        left: how many are answered before that waits by itself.
         away: whether the engine refuses whatever it is asked.
         asked: the requests that were begun.
         most: how many were open at once.
@@ -37,6 +39,7 @@ class StandIn:
     def __init__(self, log: Path | None = None, delay: float = 0.0) -> None:
         self.answering = threading.Event()
         self.answering.set()
+        self.left: float = float("inf")
         self.away = False
         self.refusals = 0
         self.asked: list[TextRequest] = []
@@ -87,20 +90,23 @@ class StandIn:
     def _answer(self) -> None:
         while True:
             generation = self._line.get()
+            if self.left <= 0:
+                self.answering.clear()
             self.answering.wait()
+            self.left -= 1
             if self._delay:
                 time.sleep(self._delay)
             generation.push(Piece(f"{generation.request.question}, answered by {os.getpid()}", 1, None))
             generation.finish("stop")
 
 
-def make_jobs(database: Database, answers: StandIn) -> Jobs:
-    """Jobs of a database that a stand-in answers."""
+def make_jobs(database: Database, answers: StandIn, admit: Callable[[str], None] = lambda _: None) -> Jobs:
+    """Jobs of a database that a stand-in answers, where `admit` lets it."""
 
     def ground(*_: Any) -> Any:
         raise AssertionError("no documents were asked for")
 
-    return Jobs(database, answers, ground)  # type: ignore[arg-type]
+    return Jobs(database, answers, ground, admit)  # type: ignore[arg-type]
 
 
 def latest(jobs: Jobs, job: Job) -> JobRun:

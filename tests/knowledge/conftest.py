@@ -30,6 +30,7 @@ from backend.knowledge.reader import Reader, ReaderPhase
 from backend.knowledge.sight import SHARED, Sight
 from backend.knowledge.signals import ReaderSignals
 from backend.knowledge.uploads import Uploads
+from backend.metering.entry import Asked
 from backend.models.checkpoint import resolve
 from backend.packaged import EMBEDDING_MODEL
 from backend.settings import Settings
@@ -98,7 +99,8 @@ class Knowledge:
         event.listen(self.database.engine, "connect", _impatient)
         self.database.engine.dispose()
         self.engine = MadeUpEngine()
-        ledger: Any = SimpleNamespace(record_embedding=lambda *_, **__: SimpleNamespace(cost=0.0))
+        self.asked: list[Asked] = []
+        ledger: Any = SimpleNamespace(record_embedding=self._book)
         engine: Any = self.engine
         self.embeddings = EmbeddingService(engine, lambda: tokenizer, self.database, ledger, "minilm")
         self.index = KnowledgeIndex(self.settings.index_dir, self.database, self.embeddings)
@@ -115,6 +117,10 @@ class Knowledge:
         self.reader = Reader(
             self.database, self.blobs, self.documents, self.builder, self.index, self.signals, pause=self._pause
         )
+
+    def _book(self, asked: Asked, **_: Any) -> Any:
+        self.asked.append(asked)
+        return SimpleNamespace(cost=0.0)
 
     def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)

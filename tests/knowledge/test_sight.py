@@ -61,6 +61,12 @@ def house(knowledge: Knowledge, text: TextModel) -> House:
     return House(knowledge, text)
 
 
+def test_what_a_search_computes_is_its_keys(house: House) -> None:
+    for sight, key in ((ME, "mine"), (THEM, "theirs")):
+        house.retriever.ground("Where is the key?", [], None, "", sight, source="console", key_id=key)
+        assert house.knowledge.asked[-1].key_id == key and house.knowledge.asked[-1].source == "console"
+
+
 def names(documents: list[Document]) -> set[str]:
     return {document.name for document in documents}
 

@@ -22,8 +22,10 @@ from backend.lab.standing import standing
 from backend.metering.happenings import Happenings
 from backend.metering.sums import Sums
 from backend.models.text import TextModel
+from backend.switchboard.borrowed_run import BorrowedRuns
 from backend.switchboard.presets import PRESETS
 from backend.switchboard.service import Switchboard
+from backend.switchboard.worth_live import LiveWorth
 from tests.conftest import until
 from tests.generation.conftest import Room
 from tests.generation.standin import StandInEngine
@@ -68,14 +70,15 @@ class Lab:
         self.room.service._engine = self.engine
         self.board = Switchboard(self.room.database, lambda: self.engine, Happenings(self.room.database))
         self.board.change({"max_batch": 7})
-        self.measuring = PresetMeasuring(lambda: self.engine, self.board, self.room.service, self.room.database)
+        self.runs = BorrowedRuns(lambda: self.engine, self.board)
+        self.measuring = PresetMeasuring(lambda: self.engine, self.runs, self.room.service, self.room.database)
 
     def finished(self) -> None:
         until(lambda: not self.measuring.progress.running, "the measurement has ended")
 
     def close(self) -> None:
         self.engine.gate.set()
-        self.measuring.close()
+        self.runs.close()
         self.board.close()
         self.room.close()
 
@@ -131,6 +134,38 @@ def test_presets_are_not_measured_while_something_else_has_the_switches(lab: Lab
     with lab.board.borrow(), pytest.raises(ConflictError):
         lab.measuring.start(["Baseline"])
     assert not lab.measuring.progress.running
+
+
+def test_of_two_measurements_begun_in_one_instant_one_is_refused(lab: Lab) -> None:
+    happenings = Happenings(lab.room.database)
+    worth = LiveWorth(
+        lambda: lab.engine, lab.board, lab.runs, lab.room.ledger, lab.room.database, happenings, lambda: []
+    )
+    starts = {"preset": lambda: lab.measuring.start(["Baseline"]), "switch": lambda: worth.start("prefix_cache")}
+    lab.engine.gate.clear()
+    for _ in range(20):
+        together, refused = threading.Barrier(2), []
+
+        def press(name: str, together: threading.Barrier = together, refused: list[str] = refused) -> None:
+            together.wait()
+            try:
+                starts[name]()
+            except ConflictError as error:
+                refused.append(error.message)
+
+        presses = [threading.Thread(target=press, args=(name,)) for name in starts]
+        for one in presses:
+            one.start()
+        for one in presses:
+            one.join()
+        (why,) = refused
+        going_on = "The preset Baseline" if lab.measuring.progress.running else "Prefix cache"
+        assert why == f"{going_on} is being measured; wait for that, or cancel it."
+        assert lab.measuring.progress.running != worth.course.running
+        lab.measuring.cancel()
+        worth.cancel()
+        until(lambda: not (lab.measuring.progress.running or worth.course.running), "it has ended")
+        assert lab.engine.switches.max_batch == 7 and not lab.board.borrowed
 
 
 def test_who_changes_switches_meanwhile_ends_the_measurement(lab: Lab) -> None:

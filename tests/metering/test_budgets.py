@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -101,6 +103,25 @@ def test_the_installations_budget_counts_what_has_no_key_too(purse: Purse) -> No
 
 def test_a_budget_of_nothing_lets_nothing_through(purse: Purse) -> None:
     purse.limits["key"] = Limits(day=0)
+    with pytest.raises(BudgetError):
+        purse.budgets.take("key")
+
+
+def test_nobody_waits_while_limits_are_being_stored(purse: Purse) -> None:
+    other = sqlite3.connect(purse.room.database.engine.url.database or "", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    setting = threading.Thread(target=purse.budgets.limit, kwargs={"day": DOLLAR})
+    setting.start()
+    try:
+        until(lambda: purse.budgets._changing.locked(), "the limits are being stored")
+        purse.spend(DOLLAR)
+        purse.budgets.take("key")
+        assert purse.budgets.spent().day == DOLLAR and setting.is_alive()
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+        setting.join()
+    assert purse.budgets.installation.day == DOLLAR
     with pytest.raises(BudgetError):
         purse.budgets.take("key")
 

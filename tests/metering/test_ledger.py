@@ -182,5 +182,8 @@ def test_an_entry_that_cannot_be_stored_fails_alone(room: Room) -> None:
     room.ledger.record(asked(1), usage(200, 0, 3, 0.05, 0.06), outcome="stop")
     room.ledger.record(asked(2), usage(1 << 80, 0, 3, 0.05, 0.06), outcome="stop")
     room.ledger.record(asked(3), usage(200, 0, 3, 0.05, 0.06), outcome="stop")
-    assert {row.request_id for row in stored(room)} <= {"r1", "r3"}
-    assert {row.request_id for row in stored(room)} == {"r1", "r3"} and room.database.writer.lost
+    first, second, third = stored(room)
+    assert (first.prompt_tokens, third.prompt_tokens, first.error, third.error) == (200, 200, "", "")
+    assert second.request_id == "r2" and "could not be stored" in second.error
+    assert (second.cost, second.compute_ns) == (first.cost, first.compute_ns) and second.prompt_tokens == 0
+    assert room.ledger.unstored == 1 and room.database.writer.lost == 0

@@ -17,8 +17,9 @@ from backend.metering.booking import idle_entry
 from backend.metering.devices import Gpus
 from backend.metering.entry import DOLLAR, SECOND
 from backend.metering.metric_absent import NOT_APPLICABLE
+from backend.metering.metric_family import Kind
 from backend.metering.metric_machine import Processors
-from backend.metering.metric_table import TABLE, Kind
+from backend.metering.metric_table import TABLE
 from tests.generation.conftest import Room
 
 EXPECTED = [

@@ -21,6 +21,7 @@ from backend.metering.histogram import ERROR
 from backend.metering.queries import LedgerQueries
 from backend.store.database import Database
 from backend.store.tables.usage import EntryRow, Outcome, Population, RollUp, State, UsageKind
+from pages.drawing.monitor_live import token_lines
 
 NOW = 1_790_000_000
 DAY = rollup.DAY
@@ -113,6 +114,24 @@ def test_buckets_have_edges_that_never_move_and_are_sums_too(queries: LedgerQuer
     assert all(later[bucket.start] == bucket for bucket in buckets[1:-1])
 
 
+@pytest.mark.parametrize("step", [5, 60, 1800])
+def test_steady_traffic_is_a_level_line_to_its_end(tmp_path: Path, step: int) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+    database.migrate()
+    steady = [
+        replace(ENTRIES[0], request_id=str(back), kind=UsageKind.GENERATE, outcome=Outcome.STOP, output_tokens=10,
+                finished_ns=(NOW - back) * SECOND) for back in range(2, 2 * 3600)
+    ]  # fmt: skip
+    with database.session() as session:
+        store(session, Batch(tuple(steady)))
+    buckets = LedgerQueries(database, 90).buckets(NOW - 3600, NOW, step)
+    (_, _, out) = token_lines(buckets, [bucket.start for bucket in buckets], again=False)
+    told = [rate for rate in out.values if rate is not None]
+    assert told == pytest.approx([10.0] * len(told), rel=0.1)
+    assert len(buckets) - len(told) == (0 if step == 1800 else 1), "what is open is left out while it tells nothing"
+    database.close()
+
+
 @pytest.mark.parametrize("measure", ["ttft", "latency", "queue"])
 def test_percentiles_are_those_of_the_entries(queries: LedgerQueries, measure: str) -> None:
     since = NOW - 12.3 * DAY
@@ -156,7 +175,7 @@ def test_sums_stay_when_entries_go_and_can_be_made_from_them(tmp_path: Path) -> 
     with database.session() as session:
         session.exec(delete(RollUp))
         session.connection().exec_driver_sql("DELETE FROM ledger_key_day")
-        assert rollup.build(session, 0) == 300 == rollup.build(session, 300)
+        assert rollup.catch_up(session) and not rollup.catch_up(session)
     assert (queries.sums(), queries.latency()) == before
     cut = (NOW - 5 * DAY) * SECOND
     with database.session() as session:

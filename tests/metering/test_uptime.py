@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from backend.engine.messages import Usage
-from backend.metering.entry import DOLLAR, HOUR, SECOND, Asked, price_of
+from backend.metering import rollup
+from backend.metering.entry import DOLLAR, HOUR, SECOND, Asked, Entry, price_of
 from backend.metering.ledger import Ledger
 from backend.metering.metrics import Metrics
 from backend.metering.prices import OWN, Prices
@@ -31,8 +33,9 @@ class Server:
 
     def __init__(self, database: Database, clock: FakeClock, rng: random.Random) -> None:
         self.database, self.clock, self.rng = database, clock, rng
+        self.told: list[str] = []
         self.prices = Prices(Settings(data_dir=Path("/nowhere")), database)
-        self.ledger = Ledger(database, self.prices, Metrics(Engine()), clock=clock)  # type: ignore[arg-type]
+        self.ledger = Ledger(database, self.prices, Metrics(Engine()), clock=clock, tell=self.told.append)  # type: ignore
         self.ledger.open(thread=False)
         self.busy, self.running, self.number = 0.0, 0.0, 0  # of the engine; of the request that is with it
         self.booked = 0
@@ -157,6 +160,90 @@ def test_a_price_is_rounded_once_however_often_it_is_looked_at() -> None:
         uptime.advance(second * SECOND)
         idle += uptime.take_idle()[1]
     assert idle == 2 == price_of(2 * HOUR, 1)
+
+
+def test_a_first_start_that_was_killed_while_it_summed_old_entries_goes_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Server(database, FakeClock(), random.Random(1))
+    for _ in range(100):
+        first.second()
+    first.ledger.close()
+    assert database.writer.flush()
+    queries = first.ledger.queries
+    whole = queries.sums(), queries.by_key(), queries.latency()
+    with database.session() as session:  # as an upgrade leaves it: entries, and no sums
+        for table in ("ledger_rollup", "ledger_key_day"):
+            session.connection().exec_driver_sql(f"DELETE FROM {table}")
+    monkeypatch.setattr(rollup, "TOGETHER", 7)
+    add, counted = rollup.add, 0
+
+    def killed(session: Session, entries: Sequence[Entry]) -> None:
+        nonlocal counted
+        counted += 1
+        add(session, entries)
+        if counted == 3:
+            raise SystemExit
+
+    monkeypatch.setattr(rollup, "add", killed)
+    with pytest.raises(SystemExit):
+        Server(database, FakeClock(), random.Random(1))
+    assert queries.sums() != whole[0], "some are summed, in commits of their own"
+    again = Server(database, FakeClock(), random.Random(1))
+    assert (queries.sums(), queries.by_key(), queries.latency()) == whole
+    again.second()
+    again.ledger.close()
+    assert database.writer.flush()
+    check(again, still_open=False)
+
+
+HUGE = Usage(1 << 80, 0, 4, 0.1, 0.2, 1.0, 1.1, 1.2, 2.0, "bf16")
+WELL = Usage(50, 0, 4, 0.1, 0.2, 1.0, 1.1, 1.2, 2.0, "bf16")
+
+
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_what_cannot_be_stored_is_paid_for_all_the_same(database: Database, neighbours: int) -> None:
+    server = Server(database, FakeClock(), random.Random(0))
+    server.prices.choose(OWN, 3.6)  # the span of before ends with this batch
+    server.clock.sleep(5.0)
+    for number in range(neighbours):
+        server.ledger.record(Asked(f"well {number}", "api", "realtime", "model"), WELL, outcome="stop")
+    server.ledger.record(Asked("huge", "api", "realtime", "model", "key"), HUGE, outcome="stop")
+    check(server, still_open=True)
+    huge = server.ledger.queries.request("huge")
+    assert huge is not None and huge.entry.compute_ns == 300_000_000 and huge.entry.cost == 300_000
+    assert "could not be stored" in huge.entry.error and server.ledger.unstored == 1
+    assert [use.cost for use in server.ledger.queries.by_key()] == [300_000], "its key pays for it"
+    assert server.told == ["An entry of the ledger could not be stored (A number is larger than can be kept): "
+                           "only machine time and cost are kept."]  # fmt: skip
+    server.ledger.record(Asked("no text", "\ud800", "realtime", "model"), WELL, outcome="stop")
+    check(server, still_open=True)
+    assert server.ledger.queries.request("no text") is None and server.ledger.unstored == 2
+    assert "half a character" in server.told[1] and "counts as idle" in server.told[1]
+    server.ledger.close()
+    assert database.writer.flush()
+    check(server, still_open=False)
+
+
+def test_a_batch_that_is_given_up_leaves_its_time_idle(database: Database) -> None:
+    server = Server(database, FakeClock(), random.Random(0))
+    server.prices.choose(OWN, 3.6)
+    server.clock.sleep(5.0)
+    refused = "CREATE TRIGGER refuse BEFORE UPDATE ON machine_span BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    assert server.ledger.flush()
+    with database.session() as session:
+        session.connection().exec_driver_sql(refused)
+    server.ledger.record(Asked("lost", "api", "realtime", "model"), WELL, outcome="stop")
+    server.prices.choose(OWN, 7.2)
+    server.clock.sleep(1.0)
+    assert server.ledger.flush() and server.ledger.unstored == 1
+    with database.session() as session:
+        session.connection().exec_driver_sql("DROP TRIGGER refuse")
+    server.clock.sleep(1.0)
+    check(server, still_open=True)
+    server.ledger.close()
+    assert database.writer.flush()
+    check(server, still_open=False)
 
 
 def test_a_kill_loses_a_second_at_most_and_says_so(database: Database) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pages.drawing.untrusted import plain, prose, spoken
+from pages.drawing.untrusted import code, plain, prose, spoken
 
 PARSER = MarkdownIt("commonmark").enable("table")
 PIECES = st.sampled_from(
@@ -41,6 +41,13 @@ def test_no_image_link_or_element_is_left(text: str) -> None:
 @given(st.lists(PIECES, max_size=14).map("".join))
 def test_no_arrangement_gets_through(text: str) -> None:
     assert not kinds(prose(text)) & HARM
+
+
+@given(st.lists(PIECES, min_size=1, max_size=14).map("".join))
+def test_code_shows_what_it_is_given(text: str) -> None:
+    (token,) = PARSER.parseInline(f"Request {code(text)} ended")
+    shown = [child.content for child in token.children or [] if child.type == "code_inline"]
+    assert shown == ([" ".join(text.split())] if text.strip() else [])
 
 
 def test_code_lists_and_emphasis_stay_as_they_were() -> None:

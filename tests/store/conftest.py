@@ -26,8 +26,8 @@ def _run(*command: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[str], str]]:
-    """Makes a database of a name and gives its URL."""
+def postgres() -> Iterator[Callable[..., str]]:
+    """Makes a database of a name, with options of `createdb`, and gives its URL."""
     initdb, control, create = map(_binary, ("initdb", "pg_ctl", "createdb"))
     if initdb is None or control is None or create is None:
         pytest.skip("no PostgreSQL is installed here")
@@ -38,8 +38,8 @@ def postgres() -> Iterator[Callable[[str], str]]:
     options = f"-c listen_addresses='' -k {folder}"
     _run(control, "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
 
-    def make(name: str) -> str:
-        _run(create, "-h", str(folder), "-U", "tenfold", name)
+    def make(name: str, *more: str) -> str:
+        _run(create, "-h", str(folder), "-U", "tenfold", *more, name)
         return f"postgresql+psycopg://tenfold@/{name}?host={folder}"
 
     yield make

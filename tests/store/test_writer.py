@@ -13,6 +13,7 @@ from sqlalchemy import event, text
 from sqlmodel import Session
 
 from backend.store.database import Database
+from backend.store.writer import passing
 
 
 @pytest.fixture
@@ -73,6 +74,18 @@ def test_a_write_that_can_never_succeed_fails_alone(database: Database) -> None:
     database.writer.submit(put(2))
     assert database.writer.flush() and lines(database) == [1, 2]
     assert len([error for error in told if error is not None]) == 1 and database.writer.lost == 1
+
+
+def test_what_is_written_in_the_place_of_a_failed_write_comes_before_those_behind_it(database: Database) -> None:
+    told: list[Exception | None] = []
+    database.writer.submit(put(1))
+    database.writer.submit(put(1), told.append, instead=lambda error: put(5))
+    database.writer.submit(put(1), told.append, instead=lambda error: put(1))  # no better
+    database.writer.submit(put(1), told.append, instead=lambda error: None)
+    database.writer.submit(put(2))
+    assert database.writer.flush() and lines(database) == [1, 5, 2]
+    final = [error is None for error in told if error is None or not passing(error)]
+    assert final == [True, False, False] and database.writer.lost == 2
 
 
 def test_closing_stores_what_waits_and_what_comes_after(database: Database) -> None:

@@ -64,7 +64,7 @@ class Desk:
         runtime = SimpleNamespace(
             engine=self.engine, switchboard=self.switchboard, texts=SimpleNamespace(text=text),
             settings=SimpleNamespace(served_model="fake"), reader=SimpleNamespace(state=IDLE),
-            database=self.database, ledger=SimpleNamespace(lost_seconds=0.0),
+            database=self.database, ledger=SimpleNamespace(lost_seconds=0.0, unstored=0),
         )  # fmt: skip
         api = create_api(lambda: runtime, Settings())  # type: ignore[arg-type,return-value]
 

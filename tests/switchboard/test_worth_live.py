@@ -30,6 +30,7 @@ from backend.metering.prices import Prices
 from backend.settings import Settings
 from backend.store.database import Database
 from backend.store.tables.happenings import HappeningKind
+from backend.switchboard.borrowed_run import BorrowedRun, BorrowedRuns
 from backend.switchboard.service import Switchboard
 from backend.switchboard.worth import Measure, Verdict
 from backend.switchboard.worth_course import Timing
@@ -82,9 +83,11 @@ class Shop:
         prices = Prices(Settings(data_dir=folder, price_per_hour=3600.0), self.database)
         self.ledger = Ledger(self.database, prices, Metrics(engine))
         self.waiting: list[Waiting] = []
+        self.runs = BorrowedRuns(lambda: engine, self.board)
         self.worth = LiveWorth(
-            lambda: engine, self.board, self.ledger, self.database, self.happenings, lambda: self.waiting, QUICK
-        )
+            lambda: engine, self.board, self.runs, self.ledger, self.database, self.happenings, lambda: self.waiting,
+            QUICK,
+        )  # fmt: skip
         self.saves, self.ttft, self.source = 0.5, 0.01, "api"
         self.served: list[Switches] = []
         self.closed = threading.Event()
@@ -116,7 +119,7 @@ class Shop:
 
     def close(self) -> None:
         self.closed.set()
-        self.worth.close()
+        self.runs.close()
         self.board.close()
         self.ledger.close()
         self.database.close()
@@ -252,3 +255,13 @@ def test_the_api_starts_follows_and_cancels_it(shop: Shop) -> None:
         assert client.post("/api/switches/worth/cancel").status_code == 202
         shop.ended()
         assert client.get("/api/switches/worth").json()["course"]["error"] == "It was cancelled."
+
+        def measure(run: BorrowedRun) -> None:
+            with run.borrow():
+                run.pause(60)
+
+        run = shop.runs.begin("The preset Baseline", measure, begun=lambda: None, ended=lambda _: None)
+        refused = client.post("/api/switches/prefix_cache/measure", json={})
+        assert refused.status_code == 409
+        assert refused.json()["error"]["message"].startswith("The preset Baseline is being measured")
+        run.cancel()

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from backend.api.bodies import Body, Text
-from backend.api.deps import RuntimeDep, json_only, within_limits
+from backend.api.deps import CallerDep, RuntimeDep, json_only, within_limits
 from backend.api.rooms import Room
 from backend.jobs.service import Jobs
 from backend.store.tables.jobs import Job, JobRun, RunState
@@ -55,7 +55,10 @@ class JobView(BaseModel):
 
 
 class RunView(BaseModel):
-    """A run, and how far it is; one that waits goes on by itself when the engine is there again."""
+    """A run, and how far it is; `reason` says why it failed, or what it waits for.
+
+    One that waits goes on by itself: when the engine is there again, or when a budget begins anew or is raised.
+    """
 
     id: str
     job_id: str
@@ -117,9 +120,9 @@ def find(
     "", status_code=201, summary="Make a job of many prompts.",
     dependencies=[Depends(json_only), Depends(within_limits)],
 )  # fmt: skip
-def create(body: JobBody, runtime: RuntimeDep) -> JobView:
+def create(body: JobBody, runtime: RuntimeDep, caller: CallerDep) -> JobView:
     """Returns the job, which runs by its schedule, or when it is told to."""
-    return _job(runtime.jobs, runtime.jobs.create(**body.model_dump()))
+    return _job(runtime.jobs, runtime.jobs.create(**body.model_dump(), key_id=caller.id))
 
 
 @router.get("/runs", summary="List the latest runs of all jobs.")
@@ -159,9 +162,9 @@ def delete(job_id: Text, runtime: RuntimeDep) -> None:
 @router.post(
     "/{job_id}/runs", status_code=202, summary="Run a job now.", dependencies=[Depends(within_limits)]
 )
-def run(job_id: Text, runtime: RuntimeDep) -> RunView:
-    """Returns the run that has begun; refused while one goes on."""
-    return _run(runtime.jobs.run(job_id))
+def run(job_id: Text, runtime: RuntimeDep, caller: CallerDep) -> RunView:
+    """Returns the run that has begun, for the key that asks; refused while one goes on."""
+    return _run(runtime.jobs.run(job_id, key_id=caller.id))
 
 
 @router.post("/runs/{run_id}/cancel", status_code=202, summary="Cancel a run.")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from backend.api.bodies import Text
 from backend.api.console.schemas import Hits, HitView, StepView
-from backend.api.deps import RuntimeDep, SightDep
+from backend.api.deps import CallerDep, RuntimeDep, SightDep
 from backend.api.rooms import Room
 from backend.errors import InvalidInputError
 from backend.knowledge.search import MODES
@@ -22,6 +22,7 @@ def search(
     q: Text,
     runtime: RuntimeDep,
     sight: SightDep,
+    caller: CallerDep,
     collection: Text | None = None,
     mode: Text | None = None,
     count: Annotated[int, Query(ge=1, le=50)] = 5,
@@ -31,7 +32,7 @@ def search(
         raise InvalidInputError("The question is empty.", param="q")
     if mode is not None and mode not in MODES:
         raise InvalidInputError(f"mode takes one of {', '.join(MODES)}.", param="mode")
-    found = runtime.retriever.find(q, collection, sight, mode=mode, source="api")
+    found = runtime.retriever.find(q, collection, sight, mode=mode, source="api", key_id=caller.id)
     hits = runtime.retriever.hits(found, count, sight)
     data = [
         HitView(

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from backend.access.caller import Caller
 from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import chat_logprobs
 from backend.api.openai.models import generating_model
@@ -15,7 +16,7 @@ from backend.api.openai.stream import CHATS, respond, start
 from backend.errors import InvalidInputError
 from backend.generation.request import TextRequest
 from backend.generation.stream import Generation, Piece
-from backend.knowledge.sight import Sight, sight_of
+from backend.knowledge.sight import sight_of
 from backend.models.text import TextModel
 from backend.runtime import Runtime
 
@@ -43,7 +44,7 @@ async def chat_completions(
         named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         raise InvalidInputError(f"{named} must be at least 1.", param=named)
     prompt = TextRequest(
-        **await _source(body, runtime, sight_of(caller)),
+        **await _source(body, runtime, caller),
         sampling=body.sampling((body.top_logprobs or 0) if body.logprobs else None),
         max_tokens=body.most,
         stop=body.stops(),
@@ -55,7 +56,7 @@ async def chat_completions(
     return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 
-async def _source(body: ChatCompletionBody, runtime: Runtime, sight: Sight) -> dict[str, Any]:
+async def _source(body: ChatCompletionBody, runtime: Runtime, caller: Caller) -> dict[str, Any]:
     """What the model is shown: the messages, with passages of documents where they are asked for."""
     messages = [message.plain() for message in body.messages]
     systems = [message["content"] for message in messages if message["role"] == "system"]
@@ -68,7 +69,8 @@ async def _source(body: ChatCompletionBody, runtime: Runtime, sight: Sight) -> d
             raise InvalidInputError("A question is needed to answer from documents.", param="messages")
         grounding = await CHATS.run(
             lambda: runtime.retriever.ground(
-                question, turns[:-1], collection, "\n\n".join(systems), sight, source="api", max_tokens=body.most
+                question, turns[:-1], collection, "\n\n".join(systems), sight_of(caller), source="api",
+                max_tokens=body.most, key_id=caller.id,
             )
         )
         source = {name: getattr(grounding, name) for name in GROUNDED}

@@ -28,6 +28,8 @@ class HappeningKind(StrEnum):
     """The engine serves again."""
     BUDGET = "budget"
     """A budget is nearly or wholly spent."""
+    UNSTORED = "unstored"
+    """Entries of the ledger could not be stored."""
 
 
 class Happening(SQLModel, table=True):

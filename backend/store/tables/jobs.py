@@ -13,7 +13,10 @@ from backend.store.states import StateType
 
 
 class Job(SQLModel, table=True):
-    """Prompts to run, now or on a schedule; the prompts themselves are rows of their own."""
+    """Prompts to run, now or on a schedule; the prompts themselves are rows of their own.
+
+    `key_id` is of the key that made it: its scheduled runs are that key's.
+    """
 
     __tablename__ = "job"
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -26,6 +29,7 @@ class Job(SQLModel, table=True):
     cron: str | None = None
     next_run: float | None = Field(default=None, index=True)  # when the schedule fires next
     note: str = ""  # what became of the latest firing, where it began no run
+    key_id: str = ""
     created: float = Field(default_factory=time.time)
 
 
@@ -44,7 +48,7 @@ class RunState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
-    """For the engine, which is not there: it costs the run nothing but time."""
+    """For the engine, which is not there, or for a budget that is used up: it costs the run nothing but time."""
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -54,7 +58,7 @@ class JobRun(SQLModel, table=True):
     """One execution of a job. What it counts is written together with the results that are counted.
 
     A job has one open run at most, and an open run is driven by one process at most: its holder, which says again and
-    again that it lives.
+    again that it lives. `key_id` is of the key that began it, whose limits hold for it and who pays.
     """
 
     __tablename__ = "job_run"
@@ -75,6 +79,7 @@ class JobRun(SQLModel, table=True):
     cost: float = 0.0
     output_tokens: int = 0
     reason: str = ""  # why it failed, or what it waits for
+    key_id: str = ""
     holder: str = ""
     heard: float = 0.0  # from its holder
     created: float = Field(default_factory=time.time)
