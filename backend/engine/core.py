@@ -214,7 +214,7 @@ class EngineCore:
         if not hold or not self.scheduler.hold(time.monotonic()):
             self._decode()
         if self.embedding is not None:
-            self.embedding.step()
+            self.embedding.step(urgent_only=not self.scheduler.may_embed())
         self.cache.keep(KEPT_A_TURN)
         now = time.monotonic()
         if now - self._stats_at >= STATS_INTERVAL or not self.has_work:
@@ -227,7 +227,7 @@ class EngineCore:
         scheduled: list[Scheduled] | None = None
         charged = False
         try:
-            scheduled = self.scheduler.schedule()
+            scheduled = self.scheduler.schedule(started)
             self.requests.fail_those_that_are_stuck(idle=not scheduled)
             if not scheduled:
                 return
@@ -257,8 +257,7 @@ class EngineCore:
         self.statistics.charge(scheduled, elapsed)
         self.statistics.step_times.learn(scheduled, elapsed)
         self.statistics.reading_times.learn(scheduled, elapsed, self.serving.decoder.variant)
-        reading = [item.tokens for item in scheduled if item.reads]
-        self.scheduler.pacing.learn(len(scheduled) - len(reading), sum(reading), elapsed)
+        self.scheduler.learn(scheduled, elapsed, time.monotonic())
 
     def _emit_tokens(self, produced: Produced) -> None:
         if not produced:

@@ -1,7 +1,8 @@
 """Which sequences go through the next step, and with how many tokens each. Policy only: no tensors.
 
 Continuous batching under a token budget (Orca, Yu et al. 2022): decoding sequences first, then prefill in chunks, then
-admissions. Realtime goes before batch; a batch sequence gives way and resumes from its cached blocks.
+admissions. Batch work takes what real time leaves of a step; it gives way and resumes from its cached blocks, has a
+share of the time in any case, and is real-time work itself once it is late.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from backend.engine.batch_share import BatchShare
 from backend.engine.cache.blocks import BlockCache
+from backend.engine.company import Company
 from backend.engine.config import BLOCK_SIZE
 from backend.engine.messages import BATCH, REALTIME
 from backend.engine.prefill_pacing import PrefillPacing
@@ -19,7 +22,6 @@ from backend.engine.sequence import Sequence, Status
 from backend.engine.speculate import MOST
 from backend.engine.switches import Switches
 
-ARRIVAL_SMOOTHING = 0.3
 SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 SCORED_CHUNK = 256
@@ -36,6 +38,20 @@ class Scheduled:
     reads: bool = False  # several tokens of a prompt (or of what a preemption lost), rather than the next token
     prefill: bool = False  # the same, or a prompt's last token alone
     accepted: int = 0  # guesses of `draft` that the step found right
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step as far as it is planned."""
+
+    budget: int  # tokens that are left to it
+    paced: int | None = None  # of those, for prompts that are read at a pace; None: not known yet
+    items: list[Scheduled] = field(default_factory=list)
+    chosen: set[str] = field(default_factory=set)
+
+    def leave_at_most(self, tokens: int) -> None:
+        """Let what is planned from here on come to no more tokens."""
+        self.budget = min(self.budget, tokens)
 
 
 class Scheduler:
@@ -55,20 +71,16 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.pacing = PrefillPacing()
+        self.share = BatchShare()
         self.reuse_passages: Callable[[Sequence], int] | None = None  # of an admitted prompt; gives the tokens saved
         self.looking_at: Sequence | None = None  # by `schedule` just now; whose fault it is if that raises
-        self._gap: float | None = None  # smoothed seconds between arrivals
-        self._last_arrival = 0.0
-        self._hold_since: float | None = None
+        self._company = Company()
 
     # ---- arrivals ------------------------------------------------------------------------------------------------
 
     def add(self, seq: Sequence, now: float) -> None:
         """Queue a new sequence."""
-        if self._last_arrival:
-            gap = min(now - self._last_arrival, 1.0)
-            self._gap = gap if self._gap is None else self._gap + ARRIVAL_SMOOTHING * (gap - self._gap)
-        self._last_arrival = now
+        self._company.arrived(now)
         self._queue(seq).append(seq)
 
     def _queue(self, seq: Sequence) -> deque[Sequence]:
@@ -80,80 +92,121 @@ class Scheduler:
         return bool(self.running or self.waiting[REALTIME] or self.waiting[BATCH])
 
     def hold(self, now: float) -> float:
-        """Seconds an idle engine should still wait for company; 0 means start.
-
-        Waits only while requests have lately been coming closer together than the window is long: a lone user never
-        pays for company that does not come.
-        """
-        window = self.switches.batch_window_ms / 1000
+        """Seconds an idle engine should still wait for company; 0 means start."""
         alone = not self.running and (len(self.waiting[REALTIME]) + len(self.waiting[BATCH])) < self.switches.max_batch
-        if not window or not alone or self._gap is None or self._gap > window:
-            self._hold_since = None
-            return 0.0
-        if self._hold_since is None:
-            self._hold_since = now
-        left = window - (now - self._hold_since)
-        return left if left > 0 else 0.0
+        return self._company.wait(now, self.switches.batch_window_ms / 1000, alone=alone)
+
+    def may_embed(self) -> bool:
+        """Whether a pass of batch embeddings may follow the step that was just made."""
+        return self.share.may_embed(any(seq.path == REALTIME for seq in self.running))
+
+    def learn(self, scheduled: list[Scheduled], seconds: float, now: float) -> None:
+        """Take in what a step took."""
+        reading = [item.tokens for item in scheduled if item.reads]
+        self.pacing.learn(len(scheduled) - len(reading), sum(reading), seconds)
+        if self.switches.dual_path:
+            urgent = [item for item in scheduled if item.seq.path == REALTIME]
+            batch = sum(item.tokens for item in scheduled if item.seq.path == BATCH)
+            wanted = bool(self.waiting[BATCH]) or any(seq.path == BATCH for seq in self.running)
+            self.share.learn(now, len(urgent), any(item.prefill for item in urgent), batch, seconds, wanted)
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
-    def schedule(self) -> list[Scheduled]:
+    def schedule(self, now: float = 0.0) -> list[Scheduled]:
         """Choose the next step's work and give it blocks. Empty when nothing can run."""
-        self._hold_since = None
+        self._company.begin()
         self.pacing.stall = self.switches.prompt_stall_percent / 100
-        budget = self.token_budget if self.switches.chunked_prefill else 1 << 30
-        batch: list[Scheduled] = []
-        chosen: set[str] = set()
-
-        def take(seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
-            nonlocal budget
-            self.cache.grow(seq, seq.computed + tokens)
-            reads = seq.remaining > 1
-            batch.append(Scheduled(seq, tokens, draft or [], reads, prefill=reads or seq.output_len == 0))
-            chosen.add(seq.request_id)
-            budget -= tokens
-
+        self.share.floor = self.switches.batch_floor_percent / 100
+        step = _Step(self.token_budget if self.switches.chunked_prefill else 1 << 30)
+        apart = self.switches.dual_path and self.switches.in_flight_batching
+        if apart and self._move_up(now):
+            self._decode(step, [seq for seq in self.running if seq.path == REALTIME])
+            self._pace(step)
+            self._read(step, [seq for seq in self.running if seq.path == REALTIME])
+            self._yield_to_realtime()
+            self._admit_waiting(step, (REALTIME,))
+            step.leave_at_most(self.share.beside() if step.items else self.share.alone(now, step.budget))
+        elif apart:
+            step.leave_at_most(self.share.alone(now, step.budget))
         # Decode first: nobody's next token waits behind a stranger's prompt.
-        for seq in list(self.running):
+        self._decode(step, self.running)
+        self._pace(step)
+        self._read(step, self._by_urgency(self.running))
+        self._admit_waiting(step, (REALTIME, BATCH))
+        self.looking_at = None
+        return step.items
+
+    def _move_up(self, now: float) -> bool:
+        """Make what has waited beyond the deadline real-time work; whether there is any."""
+        deadline = now - self.switches.batch_deadline_s
+        late = [seq for seq in (*self.running, *self.waiting[BATCH]) if seq.path == BATCH and seq.arrival < deadline]
+        for seq in late:
+            seq.path = REALTIME
+            if seq.status is Status.WAITING:
+                self.waiting[BATCH].remove(seq)
+                self.waiting[REALTIME].append(seq)
+        return bool(self.waiting[REALTIME]) or any(seq.path == REALTIME for seq in self.running)
+
+    def _take(self, step: _Step, seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
+        self.cache.grow(seq, seq.computed + tokens)
+        reads = seq.remaining > 1
+        step.items.append(Scheduled(seq, tokens, draft or [], reads, prefill=reads or seq.output_len == 0))
+        step.chosen.add(seq.request_id)
+        step.budget -= tokens
+
+    def _decode(self, step: _Step, seqs: list[Sequence]) -> None:
+        """The next token of each, while the budget lasts."""
+        for seq in list(seqs):
+            if seq.request_id in step.chosen or seq.remaining != 1 or seq.status is not Status.RUNNING:
+                continue
+            if step.budget <= 0:
+                break
             self.looking_at = seq
-            if seq.remaining == 1 and seq.status is Status.RUNNING and self._make_room(seq, seq.length, chosen):
+            if self._make_room(seq, seq.length, step.chosen):
                 draft = seq.guess(MOST) if self._speculates() and not seq.recompute_positions else []
                 if draft and not self.cache.can_grow(seq, seq.length + len(draft)):
                     draft = []
-                take(seq, 1 + len(draft), draft)
-        waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in batch)
-        paced_budget = self.pacing.chunk_size() if self.switches.chunked_prefill and waited_for else budget
+                self._take(step, seq, 1 + len(draft), draft)
 
-        def chunk_size(seq: Sequence) -> int:
-            """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
-            nonlocal paced_budget
-            if seq.scores_prompt:  # each gives a row of logits as wide as the vocabulary
-                return min(seq.remaining, budget, SCORED_CHUNK)
-            if not self._is_paced(seq):
-                return min(seq.remaining, budget)
-            tokens = min(seq.remaining, budget, paced_budget)
-            paced_budget -= tokens
-            return tokens
+    def _pace(self, step: _Step) -> None:
+        """How much of long prompts the step may read beside those that decode in it."""
+        if step.paced is None:
+            waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in step.items)
+            step.paced = self.pacing.chunk_size() if self.switches.chunked_prefill and waited_for else step.budget
 
-        for seq in self._by_urgency(self.running):
-            if seq.request_id in chosen or seq.status is not Status.RUNNING or budget <= 0:
+    def _chunk_size(self, step: _Step, seq: Sequence) -> int:
+        """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
+        if seq.scores_prompt:  # each gives a row of logits as wide as the vocabulary
+            return min(seq.remaining, step.budget, SCORED_CHUNK)
+        if not self._is_paced(seq):
+            return min(seq.remaining, step.budget)
+        assert step.paced is not None
+        tokens = min(seq.remaining, step.budget, step.paced)
+        step.paced -= tokens
+        return tokens
+
+    def _read(self, step: _Step, seqs: list[Sequence]) -> None:
+        """Prompts that were begun, while the budget lasts."""
+        for seq in seqs:
+            if seq.request_id in step.chosen or seq.status is not Status.RUNNING or step.budget <= 0:
                 continue
             self.looking_at = seq
-            tokens = chunk_size(seq)
-            if tokens and self._make_room(seq, seq.computed + tokens, chosen):
-                take(seq, tokens)
-        budget += self._yield_to_realtime(batch)
+            tokens = self._chunk_size(step, seq)
+            if tokens and self._make_room(seq, seq.computed + tokens, step.chosen):
+                self._take(step, seq, tokens)
+
+    def _admit_waiting(self, step: _Step, paths: tuple[str, ...]) -> None:
+        """Prompts that nobody has begun, in their order."""
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
-        if not forming or not self.running:
-            while (forming or budget > 0) and len(self.running) < self.switches.max_batch:
-                # One that no token could be read of now would only hold a place, and blocks, that others can use.
-                candidate = self.looking_at = self._next_waiting(long=forming or paced_budget > 0)
-                if candidate is None or not self._admit(candidate):
-                    break
-                if budget > 0 and (tokens := chunk_size(candidate)):
-                    take(candidate, tokens)
-        self.looking_at = None
-        return batch
+        if forming and self.running:
+            return
+        while (forming or step.budget > 0) and len(self.running) < self.switches.max_batch:
+            # One that no token could be read of now would only hold a place, and blocks, that others can use.
+            candidate = self.looking_at = self._next_waiting(paths, long=forming or bool(step.paced))
+            if candidate is None or not self._admit(candidate, step.chosen):
+                break
+            if step.budget > 0 and (tokens := self._chunk_size(step, candidate)):
+                self._take(step, candidate, tokens)
 
     def _is_paced(self, seq: Sequence) -> bool:
         """Whether a prompt is read at a pace that others can bear."""
@@ -168,15 +221,18 @@ class Scheduler:
             return list(seqs)
         return sorted(seqs, key=lambda s: s.path == BATCH)
 
-    def _next_waiting(self, *, long: bool = True) -> Sequence | None:
+    def _next_waiting(self, paths: tuple[str, ...], *, long: bool) -> Sequence | None:
         """The first in line; without `long` the first whose prompt needs no pace."""
-        everyone = itertools.chain(self.waiting[REALTIME], self.waiting[BATCH])
+        everyone = itertools.chain.from_iterable(self.waiting[path] for path in paths)
         return next((seq for seq in everyone if long or not self._is_paced(seq)), None)
 
-    def _admit(self, seq: Sequence) -> bool:
+    def _admit(self, seq: Sequence, chosen: set[str]) -> bool:
         # The whole prompt must fit, and one block of slack per running sequence, or admitting would at once preempt.
-        if not self.cache.can_admit(seq, seq.length + BLOCK_SIZE * len(self.running)):
-            return False
+        while not self.cache.can_admit(seq, seq.length + BLOCK_SIZE * len(self.running)):
+            victims = [] if seq.path == BATCH or not self.switches.dual_path else self._patient(chosen)
+            if not victims:
+                return False
+            self.preempt(self._least_urgent(victims))
         self._queue(seq).remove(seq)
         reused = self.cache.admit(seq)
         if self.reuse_passages is not None and seq.segments and self.cache.can_grow(seq, seq.length):
@@ -202,20 +258,18 @@ class Scheduler:
     def _least_urgent(self, seqs: list[Sequence]) -> Sequence:
         return max(seqs, key=lambda s: (self.switches.dual_path and s.path == BATCH, s.arrival))
 
-    def _yield_to_realtime(self, batch: list[Scheduled]) -> int:
-        """Where places are wanting, batch sequences make room for people who wait; tokens of the step given back."""
-        if not self.switches.dual_path or not self.switches.in_flight_batching:
-            return 0
-        given_back = 0
-        patient = [seq for seq in self.running if seq.path == BATCH]
+    def _patient(self, chosen: set[str]) -> list[Sequence]:
+        """Batch sequences that could give way."""
+        return [seq for seq in self.running if seq.path == BATCH and seq.request_id not in chosen]
+
+    def _yield_to_realtime(self) -> None:
+        """Where places are wanting, as many batch sequences make room as people wait."""
+        patient = self._patient(set())
         wanting = len(self.waiting[REALTIME]) - (self.switches.max_batch - len(self.running))
         for _ in range(min(wanting, len(patient))):
             victim = self._least_urgent(patient)
             patient.remove(victim)
-            given_back += sum(item.tokens for item in batch if item.seq is victim)
-            batch[:] = [item for item in batch if item.seq is not victim]
             self.preempt(victim)
-        return given_back
 
     def preempt(self, seq: Sequence) -> None:
         """Send a running sequence back to the front of its queue; its blocks stay cached while nobody needs them."""

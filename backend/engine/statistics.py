@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,15 +18,17 @@ if TYPE_CHECKING:
     from backend.engine.serving.installed import Serving
 
 
-SMOOTHING = 0.1
-"""What the latest plain step counts for in the time of such a step."""
+LATEST = 15
+"""Plain steps whose median is what such a step takes."""
+FEWEST = 3
+"""Of those, before which nothing is known: the first is far too slow, since nothing is in any cache."""
 
 
 class StepTimes:
     """How long a step of n decoding sequences takes without guesses: what guesses are held against."""
 
     def __init__(self) -> None:
-        self._plain: dict[int, float] = {}
+        self._plain: dict[int, deque[float]] = {}
 
     def learn(self, scheduled: list[Scheduled], elapsed: float) -> None:
         """Take a step in, and give its guesses, where it had any, what they saved or took more."""
@@ -32,10 +36,11 @@ class StepTimes:
             return
         count = len(scheduled)
         drafts = sum(len(item.draft) for item in scheduled)
-        plain = self._plain.get(count)
+        latest = self._plain.setdefault(count, deque(maxlen=LATEST))
         if not drafts:
-            self._plain[count] = elapsed if plain is None else plain + SMOOTHING * (elapsed - plain)
-        elif plain is not None:
+            latest.append(elapsed)
+        elif len(latest) >= FEWEST:
+            plain = median(latest)
             saved = plain - elapsed + plain / count * sum(item.accepted for item in scheduled)
             for item in scheduled:
                 item.seq.speculation_seconds += saved * len(item.draft) / drafts

@@ -95,6 +95,22 @@ class Switches:
         label="Urgent before patient",
         help="Batch work gives way to people waiting. Off: first come, first served.",
     )
+    batch_floor_percent: int = _switch(
+        5,
+        group="Batching",
+        label="Batch work gets at least (% of the time)",
+        low=0,
+        high=50,
+        help="While people keep the machine busy, batch work gets this share of its time all the same.",
+    )
+    batch_deadline_s: int = _switch(
+        900,
+        group="Batching",
+        label="Batch work is late after (s)",
+        low=1,
+        high=86_400,
+        help="A batch request that has waited and run for so long goes on as if somebody waited for it.",
+    )
     speculation: str = _switch(
         "ngram",
         group="Batching",

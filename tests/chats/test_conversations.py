@@ -84,7 +84,7 @@ def test_what_the_prefix_cache_saved_is_about_what_reading_it_took(runtime: Runt
 
     prompt = [1000 + 7 * i % 5000 for i in range(1500)]
     took = read(prompt, 1).compute_seconds  # the token written comes with the last that is read
-    again = read([*prompt[:1408], *range(2000, 2092)], 100)
+    again = read([*prompt[:1408], *range(2000, 2092)], 1)  # more would be guessed, which saves time as well
     assert again.cached_tokens >= 1400
     saved = again.saved / (runtime.prices.current.per_hour / 3600)
     assert 0.3 < saved / (took * again.cached_tokens / 1500) < 3

@@ -40,14 +40,16 @@ def test_what_guesses_are_worth_is_held_against_steps_without_them() -> None:
     times, first = StepTimes(), item(4, draft=3, accepted=3)
     times.learn([first], 0.010)
     assert first.seq.speculation_seconds == 0, "priced at a step that nobody measured"
-    times.learn([item(1)], 0.008)
+    for seconds in (0.200, 0.008, 0.009, 0.008, 0.007):  # the first finds nothing in any cache
+        times.learn([item(1)], seconds)
     times.learn([item(64, prefill=True)], 0.5)
     right, wrong = item(4, draft=3, accepted=3), item(4, draft=3)
     times.learn([right], 0.010)  # four tokens, each of which takes a step of 8 ms otherwise
     times.learn([wrong], 0.010)
     assert right.seq.speculation_seconds == pytest.approx(4 * 0.008 - 0.010)
     assert wrong.seq.speculation_seconds == pytest.approx(-0.002)
-    times.learn([item(1), item(1)], 0.012)
+    for _ in range(3):
+        times.learn([item(1), item(1)], 0.012)
     both = [item(3, draft=2, accepted=1), item(1)]
     times.learn(both, 0.014)
     assert both[0].seq.speculation_seconds == pytest.approx(0.006 + 0.012 - 0.014)

@@ -59,9 +59,10 @@ class EmbeddingQueue:
         """Queue a request at the end of a path."""
         self._waiting[path].append(embedding)
 
-    def first(self) -> Embedding | None:
+    def first(self, *, urgent_only: bool = False) -> Embedding | None:
         """Whose turn it is; the same until it is removed, unless somebody more urgent comes."""
-        return next((queue[0] for queue in self._waiting.values() if queue), None)
+        queues = [self._waiting[REALTIME]] if urgent_only else self._waiting.values()
+        return next((queue[0] for queue in queues if queue), None)
 
     def remove(self, request_id: str) -> Embedding | None:
         """Take a request out, with the passes left to it; None if it was not there."""

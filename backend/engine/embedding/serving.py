@@ -63,9 +63,9 @@ class EmbeddingServing:
         check_embed(request, self.encoder.vocab, self.encoder.max_tokens)
         self.queue.add(Embedding(request, self.encoder), path)
 
-    def step(self) -> None:
-        """One forward pass of the embedding whose turn it is."""
-        embedding = self.queue.first()
+    def step(self, *, urgent_only: bool = False) -> None:
+        """One forward pass of the embedding whose turn it is; of batch work only if that may be now."""
+        embedding = self.queue.first(urgent_only=urgent_only)
         if embedding is None:
             return
         before = embedding.seconds

@@ -14,6 +14,7 @@ from backend.engine.bench.workloads import (
     mixed,
     neighbour,
     passages,
+    paths,
     prefix,
     sampling,
     speculation,
@@ -35,5 +36,6 @@ WORKLOADS: dict[str, Callable[[Sitting], None]] = {
     "memory": memory.run,
     "sampling": sampling.run,
     "neighbour": neighbour.run,
+    "paths": paths.run,
 }
 """By the name that the command line takes."""
