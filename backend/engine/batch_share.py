@@ -6,7 +6,7 @@ step with batch work in it is held against what such a step takes without.
 
 from __future__ import annotations
 
-BESIDE = 0.15
+BESIDE = 0.2
 """How much longer a step may take for the sake of batch work, as a share of it. ITL is allowed a quarter."""
 CAUTION = 0.8
 """Share of the time allowed that is aimed at, since steps vary."""

@@ -178,7 +178,7 @@ def test_only_what_goes_on_and_off_between_two_steps_is_measured_live_and_caches
     live = {about["name"]: arms_of(about["name"], Switches()) for about in describe()}
     assert {name for name, arms in live.items() if arms is None} == {
         "max_batch", "batch_window_ms", "prompt_stall_percent", "chunk_recompute_percent", "quantization", "kv_cache",
-        "semantic_threshold_percent", "sparse_keep_percent",
+        "semantic_threshold_percent", "sparse_keep_percent", "batch_floor_percent", "batch_deadline_s",
     }  # fmt: skip
     for name in (about["name"] for about in describe() if about["group"] == "Caches"):
         assert live[name] is None or live[name].note, name  # type: ignore[union-attr]
