@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PHONE
+from tests.browser.conftest import PHONE, settled
 from tests.conftest import ROOT, until
 
 TWO_TICKS_MS = 1000
@@ -112,8 +112,10 @@ def stopped(page: Any) -> None:
 
 def answers(page: Any, count: int) -> None:
     """Wait until so many answers are there, and none is being written."""
+    settled(page)  # what a press has just replaced stands there until the page is drawn
     expect(page.get_by_role("button", name="Regenerate")).to_have_count(count)
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    settled(page)
 
 
 def with_short_answers(page: Any) -> None:
