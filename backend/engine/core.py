@@ -23,10 +23,11 @@ from backend.engine.kernels.build import load_cpu_kernels
 from backend.engine.messages import REALTIME, Abort, Embed, Failed, Generate, Ping, SetSwitches, Stats, StepOutput
 from backend.engine.requests import Requests
 from backend.engine.runner import Produced, Runner
-from backend.engine.scheduler import Scheduled, Scheduler
+from backend.engine.scheduler import Scheduler
 from backend.engine.serving.change import Change
 from backend.engine.serving.installed import Serving
 from backend.engine.statistics import Statistics
+from backend.engine.step import Scheduled
 from backend.engine.switches import Switches
 from backend.engine.validation import InvalidRequestError, check_address
 

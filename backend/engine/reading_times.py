@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from backend.engine.scheduler import Scheduled
+    from backend.engine.step import Scheduled
 
 FADE = 0.5 ** (1 / 64)
 """Of what is known, with each further step: 64 steps ago counts half."""

@@ -10,9 +10,10 @@ from typing import Any
 from backend.engine.config import blocks_for
 from backend.engine.messages import Failed, Finished, Generate, Usage
 from backend.engine.runner import Produced
-from backend.engine.scheduler import Scheduled, Scheduler
+from backend.engine.scheduler import Scheduler
 from backend.engine.sequence import Sequence, Status
 from backend.engine.serving.installed import Serving
+from backend.engine.step import Scheduled
 from backend.engine.validation import check_generate
 
 log = logging.getLogger("tenfold.engine")

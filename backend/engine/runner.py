@@ -13,10 +13,10 @@ import torch
 from backend.engine.attention.base import Batch, NewTokens, make_batch
 from backend.engine.messages import Logprob
 from backend.engine.sampler import sample, score_prompt, takes_the_likeliest
-from backend.engine.scheduler import Scheduled
 from backend.engine.sequence import Sequence
 from backend.engine.serving.installed import Serving
 from backend.engine.statistics import Statistics
+from backend.engine.step import Scheduled
 
 Produced = list[tuple[Sequence, int, Logprob | None]]
 """Tokens of one step, in the order in which they were drawn."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from backend.engine.batch_share import BatchShare
 from backend.engine.cache.blocks import BlockCache
@@ -20,38 +19,13 @@ from backend.engine.messages import BATCH, REALTIME
 from backend.engine.prefill_pacing import PrefillPacing
 from backend.engine.sequence import Sequence, Status
 from backend.engine.speculate import MOST
+from backend.engine.step import Scheduled, Step
 from backend.engine.switches import Switches
 
 SPECULATION_BATCH = 4
 """Most running sequences with which guesses are still worth their check; beyond, the step is bound by arithmetic."""
 SCORED_CHUNK = 256
 """Most tokens of a prompt that a step reads where the log probability of each is wanted."""
-
-
-@dataclass(slots=True)
-class Scheduled:
-    """A sequence and how many of its next tokens this step computes."""
-
-    seq: Sequence
-    tokens: int
-    draft: list[int] = field(default_factory=list)  # the last of `tokens`, guessed and to be checked
-    reads: bool = False  # several tokens of a prompt (or of what a preemption lost), rather than the next token
-    prefill: bool = False  # the same, or a prompt's last token alone
-    accepted: int = 0  # guesses of `draft` that the step found right
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step as far as it is planned."""
-
-    budget: int  # tokens that are left to it
-    paced: int | None = None  # of those, for prompts that are read at a pace; None: not known yet
-    items: list[Scheduled] = field(default_factory=list)
-    chosen: set[str] = field(default_factory=set)
-
-    def leave_at_most(self, tokens: int) -> None:
-        """Let what is planned from here on come to no more tokens."""
-        self.budget = min(self.budget, tokens)
 
 
 class Scheduler:
@@ -117,7 +91,7 @@ class Scheduler:
         self._company.begin()
         self.pacing.stall = self.switches.prompt_stall_percent / 100
         self.share.floor = self.switches.batch_floor_percent / 100
-        step = _Step(self.token_budget if self.switches.chunked_prefill else 1 << 30)
+        step = Step(self.token_budget if self.switches.chunked_prefill else 1 << 30)
         apart = self.switches.dual_path and self.switches.in_flight_batching
         if apart and self._move_up(now):
             self._decode(step, [seq for seq in self.running if seq.path == REALTIME])
@@ -147,14 +121,14 @@ class Scheduler:
                 self.waiting[REALTIME].append(seq)
         return bool(self.waiting[REALTIME]) or any(seq.path == REALTIME for seq in self.running)
 
-    def _take(self, step: _Step, seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
+    def _take(self, step: Step, seq: Sequence, tokens: int, draft: list[int] | None = None) -> None:
         self.cache.grow(seq, seq.computed + tokens)
         reads = seq.remaining > 1
         step.items.append(Scheduled(seq, tokens, draft or [], reads, prefill=reads or seq.output_len == 0))
         step.chosen.add(seq.request_id)
         step.budget -= tokens
 
-    def _decode(self, step: _Step, seqs: list[Sequence]) -> None:
+    def _decode(self, step: Step, seqs: list[Sequence]) -> None:
         """The next token of each, while the budget lasts."""
         for seq in list(seqs):
             if seq.request_id in step.chosen or seq.remaining != 1 or seq.status is not Status.RUNNING:
@@ -168,13 +142,13 @@ class Scheduler:
                     draft = []
                 self._take(step, seq, 1 + len(draft), draft)
 
-    def _pace(self, step: _Step) -> None:
+    def _pace(self, step: Step) -> None:
         """How much of long prompts the step may read beside those that decode in it."""
         if step.paced is None:
             waited_for = any(item.seq.path == REALTIME or not self.switches.dual_path for item in step.items)
             step.paced = self.pacing.chunk_size() if self.switches.chunked_prefill and waited_for else step.budget
 
-    def _chunk_size(self, step: _Step, seq: Sequence) -> int:
+    def _chunk_size(self, step: Step, seq: Sequence) -> int:
         """Tokens of its prompt that this step reads; few of one that would hold everybody up."""
         if seq.scores_prompt:  # each gives a row of logits as wide as the vocabulary
             return min(seq.remaining, step.budget, SCORED_CHUNK)
@@ -185,7 +159,7 @@ class Scheduler:
         step.paced -= tokens
         return tokens
 
-    def _read(self, step: _Step, seqs: list[Sequence]) -> None:
+    def _read(self, step: Step, seqs: list[Sequence]) -> None:
         """Prompts that were begun, while the budget lasts."""
         for seq in seqs:
             if seq.request_id in step.chosen or seq.status is not Status.RUNNING or step.budget <= 0:
@@ -195,7 +169,7 @@ class Scheduler:
             if tokens and self._make_room(seq, seq.computed + tokens, step.chosen):
                 self._take(step, seq, tokens)
 
-    def _admit_waiting(self, step: _Step, paths: tuple[str, ...]) -> None:
+    def _admit_waiting(self, step: Step, paths: tuple[str, ...]) -> None:
         """Prompts that nobody has begun, in their order."""
         forming = not self.switches.in_flight_batching  # a fixed batch is formed whole, then read within the budget
         if forming and self.running:

@@ -14,8 +14,9 @@ from backend.engine.messages import REALTIME, Stats
 from backend.engine.reading_times import ReadingTimes
 
 if TYPE_CHECKING:
-    from backend.engine.scheduler import Scheduled, Scheduler
+    from backend.engine.scheduler import Scheduler
     from backend.engine.serving.installed import Serving
+    from backend.engine.step import Scheduled
 
 
 LATEST = 15
