@@ -11,6 +11,7 @@ from backend.engine.protocol import EngineClient
 from backend.engines import local_engine
 from backend.errors import UnavailableError
 from backend.files.blobs import Blobs
+from backend.files.catalogue import Catalogue
 from backend.files.data_folder import DataFolder
 from backend.generation.answers import AnswerCache
 from backend.generation.service import GenerationService
@@ -74,6 +75,7 @@ class Runtime:
         self.index = KnowledgeIndex(settings.index_dir, self.database, self.embeddings)
         self._opening = IndexOpening(self.engine, self.index)
         signals, blobs = ReaderSignals(), Blobs(settings.files_dir)
+        self.files = Catalogue(self.database, Blobs(settings.api_files_dir), settings.max_file_mb << 20)
         self.documents = Documents(self.database, signals)
         self.collections = Collections(self.database)
         self.uploads = Uploads(settings, self.database, blobs, self.collections, signals)
