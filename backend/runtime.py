@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from backend.access.access import Access
+from backend.batches.service import Batches
 from backend.chats.conversations import Conversations
 from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
@@ -103,6 +104,9 @@ class Runtime:
         )  # fmt: skip
         self.conversations = Conversations(self.database, self.generations, self.retriever, self.embeddings)
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
+        writing, embedding = settings.served_model, settings.served_embedding_model
+        served = {"/v1/chat/completions": writing, "/v1/completions": writing, "/v1/embeddings": embedding}
+        self.batches = Batches(self.database, self.files, self.generations, served, settings.max_batch_requests)
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -128,6 +132,7 @@ class Runtime:
         self.worth.close()
         self._opening.close()
         self.jobs.close()
+        self.batches.close()
         self.reader.close()
         self.generations.close()
         self.index.close()

@@ -110,9 +110,12 @@ class Calls:
 
 
 def main() -> None:
+    from backend.api.openai.lines import serve_batches
     from backend.runtime import close_runtime, open_runtime
 
-    calls = Calls(open_runtime())
+    runtime = open_runtime()
+    serve_batches(runtime)
+    calls = Calls(runtime)
     print(json.dumps({"is": "open"}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

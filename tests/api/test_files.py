@@ -49,15 +49,17 @@ def test_equal_bytes_are_there_until_the_last_name_is_gone(client: Any, server: 
 
 
 def test_a_list_is_paged_even_while_its_files_are_deleted(client: Any) -> None:
-    made = [upload(client, f"{i}.txt", purpose="user_data").id for i in range(7)]
-    listed = [file.id for file in client.files.list(purpose="user_data", limit=3)]
-    assert listed == made[::-1]
-    assert [file.id for file in client.files.list(purpose="user_data", order="asc", limit=2)] == made
-    page = client.files.list(purpose="user_data", limit=3)
-    assert page.has_more and [file.id for file in page.data] == made[:3:-1]
-    for file in client.files.list(purpose="user_data", limit=3):
+    for file in client.files.list(purpose="evals"):  # others use this server too
         client.files.delete(file.id)
-    assert not client.files.list(purpose="user_data").data
+    made = [upload(client, f"{i}.txt", purpose="evals").id for i in range(7)]
+    listed = [file.id for file in client.files.list(purpose="evals", limit=3)]
+    assert listed == made[::-1]
+    assert [file.id for file in client.files.list(purpose="evals", order="asc", limit=2)] == made
+    page = client.files.list(purpose="evals", limit=3)
+    assert page.has_more and [file.id for file in page.data] == made[:3:-1]
+    for file in client.files.list(purpose="evals", limit=3):
+        client.files.delete(file.id)
+    assert not client.files.list(purpose="evals").data
 
 
 def test_a_file_expires_when_it_is_told_to(client: Any) -> None:
