@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 from backend.access.access import Access
+from backend.batches.deliveries import Deliveries
 from backend.batches.service import Batches
+from backend.batches.webhooks import Webhooks
 from backend.chats.conversations import Conversations
 from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
@@ -106,7 +108,12 @@ class Runtime:
         self.jobs = Jobs(self.database, self.generations, self.retriever.ground_for_job)
         writing, embedding = settings.served_model, settings.served_embedding_model
         served = {"/v1/chat/completions": writing, "/v1/completions": writing, "/v1/embeddings": embedding}
-        self.batches = Batches(self.database, self.files, self.generations, served, settings.max_batch_requests)
+        self.webhooks = Webhooks(self.database, settings.webhook_origins)
+        self._deliveries = Deliveries(self.database, self.webhooks)
+        self.batches = Batches(
+            self.database, self.files, self.generations, served, settings.max_batch_requests,
+            ended=self._deliveries.wake,
+        )  # fmt: skip
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -125,6 +132,7 @@ class Runtime:
         self._opening.start()
         self.reader.start()
         self.jobs.start()
+        self._deliveries.start()
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
@@ -133,6 +141,7 @@ class Runtime:
         self._opening.close()
         self.jobs.close()
         self.batches.close()
+        self._deliveries.close()
         self.reader.close()
         self.generations.close()
         self.index.close()

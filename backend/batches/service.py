@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sqlmodel import col, select, update
+from sqlmodel import col, func, select, update
 
 from backend.batches.drive import Driver
 from backend.batches.ending import Ending
@@ -51,14 +51,15 @@ class Batches:
         generations: who answers.
         served: the model that is served at each endpoint.
         most_lines: of one batch.
+        ended: called when one has ended.
     """
 
     def __init__(
         self, database: Database, files: Catalogue, generations: GenerationService, served: Mapping[str, str],
-        most_lines: int,
+        most_lines: int, ended: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._database, self._files, self._generations = database, files, generations
-        self._served, self._most_lines = served, most_lines
+        self._served, self._most_lines, self._ended = served, most_lines, ended
         self._ending = Ending(database, files)
         self._answering: Answering | None = None
         self._drivers: dict[str, Driver] = {}
@@ -183,6 +184,11 @@ class Batches:
         with self._database.session() as session:
             return list(session.exec(query.order_by(col(Batch.id).desc()).limit(limit)).all())
 
+    def count(self, tenant: str) -> int:
+        """How many batches a tenant has."""
+        with self._database.session() as session:
+            return session.exec(select(func.count()).select_from(Batch).where(Batch.tenant == tenant)).one()
+
     def cancel(self, batch_id: str, tenant: str) -> Batch:
         """End a batch: what was run is in its files, the rest is not run. One that is being cancelled stays so.
 
@@ -248,3 +254,4 @@ class Batches:
             self._resting[batch_id] = time.time() + PAUSE
         self._drivers.pop(batch_id, None)
         self._changed.set()
+        self._ended()

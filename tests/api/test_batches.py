@@ -13,8 +13,10 @@ import openai
 import pytest
 
 from tests.api.test_openai import EMBEDDER, MODEL
+from tests.batches.test_webhooks import EVERY, ear, unwrap
 from tests.conftest import until
 
+__all__ = ["ear"]
 CHAT, PLAIN, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 
@@ -211,3 +213,18 @@ def test_a_batch_is_its_tenants_alone(guarded: Any) -> None:
     assert another.get(f"/v1/batches/{batch['id']}").status_code == 404
     assert another.post(f"/v1/batches/{batch['id']}/cancel").status_code == 404
     assert one.post(f"/v1/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
+
+
+def test_the_end_of_a_batch_is_told_to_an_address_that_the_client_added(own_server: Any, ear: Any) -> None:
+    own_server.environment["TENFOLD_WEBHOOK_ORIGINS"] = json.dumps([ear.origin])
+    client = openai.OpenAI(base_url=f"{own_server.start().url}/v1", api_key="unused", timeout=120)
+    endpoint = client.webhooks.create(name="mine", url=f"{ear.origin}/hook", event_types=EVERY)
+    batch = run(client, CHAT, [chat("x")])
+    until(lambda: ear.heard, "it is told")
+    event = unwrap(endpoint.signing_secret, ear.heard[0])
+    assert (event.type, event.data.id) == ("batch.completed", batch.id)
+    assert [one.id for one in client.webhooks.list()] == [endpoint.id]
+    assert client.webhooks.retrieve(endpoint.id).signing_secret_hint
+    assert client.webhooks.delete(endpoint.id).deleted
+    with pytest.raises(openai.PermissionDeniedError, match="TENFOLD_WEBHOOK_ORIGINS"):
+        client.webhooks.create(name="x", url="https://example.com/", event_types=EVERY)

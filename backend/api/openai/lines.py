@@ -73,5 +73,9 @@ def _read(kind: type[AnyBody], raw: dict[str, Any]) -> AnyBody:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        found = [{**wrong, "loc": ("body", *wrong["loc"])} for wrong in error.errors()]
-        raise refusal_of(found, raw) from error
+        raise refusal_of(_in_body(error), raw) from error
+
+
+def _in_body(error: ValidationError) -> list[dict[str, Any]]:
+    """What is wrong, as it would be told of a body that comes alone."""
+    return [{**dict(wrong), "loc": ("body", *wrong["loc"])} for wrong in error.errors()]
