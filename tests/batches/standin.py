@@ -1,8 +1,13 @@
-"""Batches over a database and files of their own, answered by a stand-in instead of a model."""
+"""Batches over a database and files of their own, answered by a stand-in instead of a model.
+
+As a program it serves batches until it is killed: `python -m tests.batches.standin FOLDER DATABASE LOG`.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -78,3 +83,13 @@ class Bench:
         assert file_id is not None
         with self.files.open(self.files.get(file_id, tenant)) as file:
             return [json.loads(row) for row in file]
+
+
+def main() -> None:
+    folder, database, log = sys.argv[1:]
+    Bench(Path(folder), Database(f"sqlite:///{database}"), StandIn(Path(log), delay=0.002)).start()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
