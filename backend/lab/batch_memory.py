@@ -26,6 +26,7 @@ import psutil
 from backend.settings import ROOT, Settings
 
 ENDPOINT = "/v1/completions"
+MODEL = Settings().served_model
 LOOK = 0.5
 """Seconds between two looks."""
 TOLD = 20.0
@@ -81,7 +82,7 @@ def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 def _body(number: int, tokens: int) -> dict[str, Any]:
     prompt = f"Ship {number} met buoy {number * 7919 % 100_003} at"
-    return {"model": Settings().served_model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    return {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
 
 
 def _upload(url: str, path: Path, lines: int, tokens: int) -> str:

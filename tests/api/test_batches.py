@@ -228,3 +228,20 @@ def test_the_end_of_a_batch_is_told_to_an_address_that_the_client_added(own_serv
     assert client.webhooks.delete(endpoint.id).deleted
     with pytest.raises(openai.PermissionDeniedError, match="TENFOLD_WEBHOOK_ORIGINS"):
         client.webhooks.create(name="x", url="https://example.com/", event_types=EVERY)
+
+
+def test_a_batch_waits_for_a_budget_says_so_and_goes_on(own_server: Any) -> None:
+    client = openai.OpenAI(base_url=f"{own_server.start().url}/v1", api_key="unused", timeout=120)
+    limits = f"{own_server.url}/api/limits"
+    httpx.patch(limits, json={"day_dollars": 0}).raise_for_status()
+    file = upload(client, CHAT, [chat("x"), chat("y")])
+    made = client.batches.create(input_file_id=file, endpoint=CHAT, completion_window="24h")
+    waits = until(lambda: client.batches.retrieve(made.id).waiting_for, "it waits")
+    assert "$0" in waits and client.batches.retrieve(made.id).status == "in_progress"
+    embedded = upload(client, EMBED, [{"model": EMBEDDER, "input": "a cat"}])
+    second = client.batches.create(input_file_id=embedded, endpoint=EMBED, completion_window="24h")
+    assert "$0" in until(lambda: client.batches.retrieve(second.id).waiting_for, "so do embeddings")
+    httpx.patch(limits, json={"day_dollars": None}).raise_for_status()
+    for batch_id in (made.id, second.id):
+        batch = ended(client, batch_id)
+        assert batch.status == "completed" and batch.request_counts.failed == 0 and batch.waiting_for is None
