@@ -23,6 +23,7 @@ from backend.access.gate import Gate
 from backend.access.headers import ResponseHeaders, content_policy
 from backend.access.hosts import TrustedHosts, is_loopback
 from backend.api.app import create_api
+from backend.api.openai.lines import serve_batches
 from backend.errors import TenfoldError
 from backend.logs import configure_logs
 from backend.runtime import Runtime, close_runtime, current, open_runtime
@@ -79,6 +80,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         print(f"\n  Tenfold does not start. {error.message}\n", file=sys.stderr, flush=True)
         os._exit(1)
     print_first_key(runtime)
+    serve_batches(runtime)
     try:
         yield
     finally:

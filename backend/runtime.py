@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from backend.access.access import Access
+from backend.batches.room import BatchRoom
 from backend.chats.conversations import Conversations
 from backend.engine.messages import BATCH, REALTIME, Stats
 from backend.engine.protocol import EngineClient
@@ -39,15 +40,13 @@ class Runtime:
     """Everything a page or a route may ask for."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.started = time.time()
+        self.settings, self.started = settings, time.time()
         self._storage = Storage(settings)
         self.database = self._storage.database
         self.data_folder = DataFolder(settings, self.database)
         self.access = Access.of(settings, self.database)
         self.prices = Prices(settings, self.database)
-        self.series = StatsSeries()
-        self.happenings = Happenings(self.database)
+        self.series, self.happenings = StatsSeries(), Happenings(self.database)
         self.switchboard = Switchboard(self.database, lambda: self.engine, self.happenings)
         self._local = local_engine(settings, self.switchboard, self._hear, self.happenings)
         self.engine: EngineClient = self._local
@@ -60,8 +59,7 @@ class Runtime:
         keys = self.access.keys
         self.budgets = Budgets(self.database, self.ledger.queries, keys.limits, keys.shown, self.happenings)
         self.ledger.on_entry(self.budgets.observe)
-        library = Library.of(settings, self.database, self.engine, self.texts, self.ledger, self.prices)
-        self._library = library
+        library = self._library = Library.of(settings, self.database, self.engine, self.texts, self.ledger, self.prices)
         self.embeddings, self.index, self.retriever = library.embeddings, library.index, library.retriever
         self.documents, self.collections, self.reader = library.documents, library.collections, library.reader
         self.uploads, self.samples, self.planner = library.uploads, library.samples, library.planner
@@ -83,6 +81,8 @@ class Runtime:
         answering = self.database, self.generations
         self.conversations = Conversations(*answering, self.retriever, self.embeddings, self.budgets.take)
         self.jobs = Jobs(*answering, self.retriever.ground_for_job, self.budgets.check)
+        self._batching = batching = BatchRoom.of(settings, self.database, self.generations)
+        self.files, self.batches, self.webhooks = batching.files, batching.service, batching.webhooks
 
     def _hear(self, stats: Stats) -> None:
         self.series.add(stats)
@@ -100,12 +100,14 @@ class Runtime:
         self._local.start()
         self._library.start()
         self.jobs.start()
+        self._batching.start()
 
     def close(self) -> None:
         """End everything in order; unfinished work goes on at the next start."""
         self._runs.close()
         self._library.opening.close()
         self.jobs.close()
+        self._batching.close()
         self.reader.close()
         self.generations.close()
         self.index.close()
@@ -123,10 +125,9 @@ class Runtime:
 def open_runtime(settings: Settings | None = None) -> Runtime:
     """Build and start the runtime of this process."""
     global _current
-    if _current is not None:
-        return _current
-    _current = Runtime(settings or Settings())
-    _current.open()
+    if _current is None:
+        _current = Runtime(settings or Settings())
+        _current.open()
     return _current
 
 

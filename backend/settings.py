@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     )  # fmt: skip
     hub_kernels: bool = Field(False, description="Whether bitsandbytes may fetch kernels from a hub at run time.")
     max_upload_mb: int = Field(100, ge=1, description="Largest document accepted, in the console and over the API.")
+    max_file_mb: int = Field(512, ge=1, description="Largest file accepted by /v1/files.")
+    max_batch_requests: int = Field(100_000, ge=1, description="Most lines of one batch.")
+    webhook_origins: list[str] = Field(
+        [], description="Where webhooks may be delivered, as origins: https://host or http://127.0.0.1:9000."
+    )
     max_text_mb: int = Field(100, ge=1, description="Most text that one document may give, as UTF-8.")
     parse_timeout_s: float = Field(120.0, gt=0, description="Longest that a document's parser may take.")
     cut_timeout_s: float = Field(600.0, gt=0, description="Longest that cutting a document into chunks may take.")
@@ -95,6 +100,11 @@ class Settings(BaseSettings):
     def files_dir(self) -> Path:
         """Uploaded files, by the SHA-256 of their bytes."""
         return self.data_dir / "files"
+
+    @property
+    def api_files_dir(self) -> Path:
+        """Files of /v1/files, by the SHA-256 of their bytes: apart from documents, which are dropped by other rules."""
+        return self.data_dir / "api-files"
 
     @property
     def index_dir(self) -> Path:

@@ -11,6 +11,7 @@ from backend.errors import InvalidInputError
 from backend.runtime import Runtime, current
 from pages.caller import current_caller
 from pages.drawing.acts import after_press, press, press_after_asking, refusal
+from pages.drawing.batch_rows import batch_row
 from pages.drawing.figures import counted, when
 from pages.drawing.job_form import form_if_open, open_form
 from pages.drawing.job_results import results
@@ -77,7 +78,7 @@ def nothing_yet(runtime: Runtime) -> None:
 
     @st.fragment(run_every=CALM)
     def watch() -> None:
-        if runtime.jobs.count():  # a program or another tab has made one
+        if runtime.jobs.count() or runtime.batches.page(current_caller().tenant, limit=1):  # somebody has made one
             st.rerun()
 
     watch()
@@ -85,17 +86,25 @@ def nothing_yet(runtime: Runtime) -> None:
 
 def live(runtime: Runtime) -> None:
     """Runs and jobs, drawn anew by themselves while the page is looked at."""
-    busy = any(run.open for run, _ in runtime.jobs.recent(RUNS))
+    caller = current_caller()
+
+    def going_on_now() -> bool:
+        runs, batches = runtime.jobs.recent(RUNS), runtime.batches.page(caller.tenant, limit=RUNS)
+        return any(run.open for run, _ in runs) or any(batch.open for batch in batches)
+
+    busy = going_on_now()
 
     @st.fragment(run_every=BUSY if busy else CALM)
     def lists() -> None:
         after_press()
         most_runs, most_jobs = st.session_state.get("runs-shown", RUNS), st.session_state.get("jobs-shown", JOBS)
-        runs = runtime.jobs.recent(most_runs)
-        if any(run.open for run, _ in runs) != busy:
+        if going_on_now() != busy:
             st.rerun()  # to look more often, or less
+        runs = runtime.jobs.recent(most_runs)
         jobs = runtime.jobs.find(limit=most_jobs, soonest=True)
-        if not jobs:
+        most_batches = st.session_state.get("batches-shown", RUNS)
+        batches = runtime.batches.page(caller.tenant, limit=most_batches + 1)
+        if not (jobs or batches):
             st.rerun()
         left, right = st.columns([3, 2], gap="medium")
         with left:
@@ -105,6 +114,12 @@ def live(runtime: Runtime) -> None:
             for run, job in runs:
                 run_row(runtime, run, job)
             more("runs", runtime.jobs.run_count(), most_runs)
+            if batches:
+                st.markdown("##### Batches of your programs")
+            for batch in batches[:most_batches]:
+                batch_row(runtime, batch, caller)
+            if len(batches) > most_batches:
+                more("batches", runtime.batches.count(caller.tenant), most_batches)
         with right:
             st.markdown("##### Jobs")
             going_on = {run.job_id for run, _ in runs if run.open}
@@ -132,7 +147,7 @@ def main() -> None:
         results(runtime, run_id)
         return
     form_if_open(runtime)
-    if not runtime.jobs.count():
+    if not runtime.jobs.count() and not runtime.batches.page(current_caller().tenant, limit=1):
         nothing_yet(runtime)
         return
     with st.container(horizontal=True, vertical_alignment="center"):

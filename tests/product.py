@@ -101,6 +101,25 @@ class Calls:
         job = self._runtime.jobs.create("counting", prompts, max_tokens=6)
         return [job.id, self._runtime.jobs.run(job.id).id]
 
+    def batch(self, prompts: list[str]) -> str:
+        endpoint, model = "/v1/completions", self._runtime.settings.served_model
+        bodies = ({"model": model, "prompt": prompt, "max_tokens": 4, "temperature": 0} for prompt in prompts)
+        lines = (
+            json.dumps({"custom_id": str(i), "method": "POST", "url": endpoint, "body": body}).encode() + b"\n"
+            for i, body in enumerate(bodies)
+        )
+        file = self._runtime.files.upload("lines.jsonl", lines, tenant="", purpose="batch")
+        return str(self._runtime.batches.create("", "", endpoint=endpoint, input_file_id=file.id).id)
+
+    def batch_state(self, batch: str) -> list[Any]:
+        found = self._runtime.batches.get(batch, "")
+        return [found.status, found.completed, found.failed]
+
+    def batch_output(self, batch: str) -> list[Any]:
+        file = self._runtime.batches.get(batch, "").output_file_id
+        with self._runtime.files.open(self._runtime.files.get(file, "")) as lines:
+            return [json.loads(line) for line in lines]
+
     def run(self, job: str) -> list[Any]:
         (run,) = self._runtime.jobs.runs(job)
         return [run.state, run.done, run.failed]
@@ -110,9 +129,12 @@ class Calls:
 
 
 def main() -> None:
+    from backend.api.openai.lines import serve_batches
     from backend.runtime import close_runtime, open_runtime
 
-    calls = Calls(open_runtime())
+    runtime = open_runtime()
+    serve_batches(runtime)
+    calls = Calls(runtime)
     print(json.dumps({"is": "open"}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of reading, deleting, running jobs and chatting: nothing acknowledged lost, nothing doubled.
+"""SIGKILL in the middle of reading, deleting, jobs, batches and chats: nothing acknowledged lost, nothing doubled.
 
 Two kills here; TENFOLD_KILLS=50 for as many as the README reports.
 """
@@ -35,6 +35,7 @@ class Acknowledged:
     documents: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # id → (name, number, edition)
     deleted: set[str] = field(default_factory=set)
     chats: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # id → (question, answer once shown whole)
+    batches: list[str] = field(default_factory=list)
     jobs: dict[str, tuple[str, dict[int, str]]] = field(default_factory=dict)  # id → (run, answers shown by index)
 
 
@@ -57,6 +58,7 @@ def use(product: Product, known: Acknowledged, turn: int, rng: random.Random) ->
             known.documents[product("upload", name=name, text=text(number, 1))] = (name, number, 1)
     job, run = product("job", prompts=[f"Count to {i + 2}, run {turn}." for i in range(PROMPTS)])
     known.jobs[job] = (run, {})
+    known.batches.append(product("batch", prompts=[f"{i + 2}, {turn}," for i in range(PROMPTS)]))
     question = f"Tell me of ship {turn}."
     known.chats[product("chat", text=question)] = (question, None)
 
@@ -104,6 +106,11 @@ def test_kills_lose_and_double_nothing(tmp_path: Path, cache_dir: Path, chat_fol
     until(lambda: all(product("run", job=job) == whole for job in known.jobs), "every job is done", SETTLING)
     look(product, known)
     assert all(len(shown) == PROMPTS for _, shown in known.jobs.values())
+    complete = ["completed", PROMPTS, 0]
+    until(lambda: all(product("batch_state", batch=one) == complete for one in known.batches), "all end", SETTLING)
+    for batch in known.batches:
+        rows = product("batch_output", batch=batch)
+        assert [row["custom_id"] for row in rows] == [str(i) for i in range(PROMPTS)]
 
     def settled() -> bool:
         found = product("documents")

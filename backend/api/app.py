@@ -37,6 +37,7 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     api.openapi_version = "3.0.3"  # what the bundled Swagger UI reads
     api.state.runtime = runtime
     api.include_router(openai.router)
+    api.include_router(openai.router_of_files)
     api.include_router(console.router)
     api.include_router(operations.router, responses=problems())
     # Served from here: the page must work without access to anybody's network.
@@ -65,7 +66,8 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
 
     for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
         api.add_api_route(path, _without_v1, methods=["GET", "HEAD", "POST"], include_in_schema=False)
-    api.add_middleware(BodyLimits, upload_bytes=settings.max_upload_bytes)
+    uploads = {"/api/documents": settings.max_upload_bytes, "/v1/files": settings.max_file_mb << 20}
+    api.add_middleware(BodyLimits, uploads=uploads)
     api.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,

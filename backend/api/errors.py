@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 
@@ -75,19 +76,28 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors: list[dict[str, Any]] = [dict(one) for one in error.errors()]
-    places = [_place(one, error.body) for one in errors]
+    return as_response(refusal_of([dict(one) for one in error.errors()], error.body))
+
+
+def refusal_of(errors: list[dict[str, Any]], body: Any) -> InvalidInputError:
+    """What a validation found wrong with a body, in words, with the field.
+
+    Args:
+        errors: as pydantic gives them; each `loc` begins with where it was, as "body" or "query".
+        body: what was sent.
+    """
+    places = [_place(one, body) for one in errors]
     # What may be one thing or another fails once for each of them.
     reasons = dict.fromkeys(str(one["msg"]) for one, place in zip(errors, places, strict=True) if place == places[0])
     where = places[0]
     message = "; or: ".join(reasons)
-    return as_response(InvalidInputError(f"{where}: {message}" if where else message, param=where or None))
+    return InvalidInputError(f"{where}: {message}" if where else message, param=where or None)
 
 
 def _place(error: dict[str, Any], body: Any) -> str:
     """The field that an error is about, without the names of the types that were tried for it."""
     kind, *rest = error["loc"]
-    if kind != "body":
+    if kind != "body" or isinstance(body, FormData):
         return ".".join(str(part) for part in rest)
     parts: list[str] = []
     value = body

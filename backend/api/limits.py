@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backend.access.paths import below
 from backend.access.refusal import refuse
 from backend.errors import TooLargeError
 
@@ -13,7 +16,6 @@ BODY_LIMIT = 10 << 20
 """Bytes of a request other than an upload."""
 FORM_BYTES = 1 << 20
 """What a form's other fields and boundaries may add to an uploaded file."""
-UPLOADS = ("/api/documents",)
 
 
 class BodyLimits:
@@ -21,19 +23,20 @@ class BodyLimits:
 
     Args:
         app: what is behind it.
-        upload_bytes: of the largest file accepted.
+        uploads: of the largest file accepted at and below a path, in bytes.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
-        self._app, self._upload_bytes = app, upload_bytes
+    def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
+        self._app, self._uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Bound one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        upload = scope["path"].startswith(UPLOADS)
-        limit = self._upload_bytes + FORM_BYTES if upload else BODY_LIMIT
+        sizes = (size for path, size in self._uploads.items() if below(scope["path"], path))
+        upload = next(sizes, None)
+        limit = BODY_LIMIT if upload is None else upload + FORM_BYTES
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             await refuse(too_large(limit), scope, receive, send)

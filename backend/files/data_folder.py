@@ -53,7 +53,7 @@ class DataFolder:
         self._settings, self._database = settings, database
         cache = settings.cache_dir
         self._folders = {
-            Part.FILES: (settings.files_dir,),
+            Part.FILES: (settings.files_dir, settings.api_files_dir),
             Part.INDEX: (settings.index_dir,),
             Part.PREFIXES: (settings.data_dir / "prefix",),
             Part.WEIGHTS: (cache / "quantized",),

@@ -133,6 +133,49 @@ def test_deleting_a_run_or_a_job_asks_first(emptied: Server, page: Any) -> None:
     expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
 
 
+def make_batch(site: Server, name: str, prompts: list[str], *, max_tokens: int = 4) -> str:
+    endpoint, model = "/v1/completions", "smollm2-135m-instruct"
+    lines = [
+        json.dumps({
+            "custom_id": str(i), "method": "POST", "url": endpoint,
+            "body": {"model": model, "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True},
+        })
+        for i, prompt in enumerate(prompts)
+    ]  # fmt: skip
+    file = httpx.post(
+        f"{site.url}/v1/files", files={"file": (name, "\n".join(lines).encode())}, data={"purpose": "batch"}
+    ).json()["id"]
+    asked = {"input_file_id": file, "endpoint": endpoint, "completion_window": "24h"}
+    batch_id: str = httpx.post(f"{site.url}/v1/batches", json=asked).json()["id"]
+    return batch_id
+
+
+def test_a_programs_batch_is_followed_cancelled_and_downloaded(emptied: Server, page: Any) -> None:
+    page.goto(f"{emptied.url}/jobs")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    make_batch(emptied, "mixed.jsonl", ["One, two,", "word " * 9000])
+    batch = page.locator("[class*=st-key-batch-]")
+    mixed = batch.filter(has_text="mixed.jsonl")
+    expect(mixed.get_by_text("done", exact=True)).to_be_visible()
+    expect(mixed).to_contain_text("2 of 2 requests")
+    expect(mixed.get_by_text("1 failed")).to_be_visible()
+    for label, custom_id in (("Output", "0"), ("Errors", "1")):
+        with page.expect_download() as download:
+            mixed.get_by_role("link", name=label).click()
+        assert json.loads(download.value.path().read_text())["custom_id"] == custom_id
+    make_batch(emptied, "long.jsonl", ["One, two,"] * 200, max_tokens=1000)
+    long = batch.filter(has_text="long.jsonl")
+    expect(long.get_by_text("running", exact=True)).to_be_visible()
+    long.get_by_role("button", name="Cancel").click()
+    expect(long.get_by_text("cancelled", exact=True)).to_be_visible()
+    wrong = httpx.post(
+        f"{emptied.url}/v1/files", files={"file": ("wrong.jsonl", b"{}")}, data={"purpose": "batch"}
+    ).json()["id"]
+    asked = {"input_file_id": wrong, "endpoint": "/v1/completions", "completion_window": "24h"}
+    httpx.post(f"{emptied.url}/v1/batches", json=asked)
+    expect(batch.filter(has_text="wrong.jsonl")).to_contain_text("Line 1: custom_id must be")
+
+
 # ---- connect ----
 
 

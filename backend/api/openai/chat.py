@@ -37,26 +37,39 @@ async def chat_completions(
     body: ChatCompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
 ) -> Response:
     """Returns the answer whole or, with `stream`, as it is written; with `documents`, from them and with citations."""
+    if body.documents:
+        prompt = await CHATS.run(lambda: chat_request(body, runtime, caller))
+    else:
+        prompt = chat_request(body, runtime, caller)
+    generations = await start(runtime, body, name, [prompt])
+    return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
+
+
+def chat_request(body: ChatCompletionBody, runtime: Runtime, caller: Caller, *, source: str = "api") -> TextRequest:
+    """What to generate. May block, as it looks for passages where the body asks for documents.
+
+    Raises:
+        TenfoldError: something about the body is wrong, or no search can be made now.
+    """
     body.model = generating_model(body.model, runtime.settings)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidInputError("top_logprobs needs logprobs to be true.", param="top_logprobs")
     if body.most is not None and body.most < 1:
         named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         raise InvalidInputError(f"{named} must be at least 1.", param=named)
-    prompt = TextRequest(
-        **await _source(body, runtime, caller),
+    return TextRequest(
+        **_source(body, runtime, caller, source),
         sampling=body.sampling((body.top_logprobs or 0) if body.logprobs else None),
         max_tokens=body.most,
         stop=body.stops(),
         path=body.path,
+        source=source,
         tenant=caller.tenant,
         key_id=caller.id,
     )
-    generations = await start(runtime, body, name, [prompt])
-    return await respond(runtime, request, body, generations, ChatShape(body, runtime.texts.text()))
 
 
-async def _source(body: ChatCompletionBody, runtime: Runtime, caller: Caller) -> dict[str, Any]:
+def _source(body: ChatCompletionBody, runtime: Runtime, caller: Caller, asker: str) -> dict[str, Any]:
     """What the model is shown: the messages, with passages of documents where they are asked for."""
     messages = [message.plain() for message in body.messages]
     systems = [message["content"] for message in messages if message["role"] == "system"]
@@ -67,11 +80,9 @@ async def _source(body: ChatCompletionBody, runtime: Runtime, caller: Caller) ->
         question = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
         if not question.strip():
             raise InvalidInputError("A question is needed to answer from documents.", param="messages")
-        grounding = await CHATS.run(
-            lambda: runtime.retriever.ground(
-                question, turns[:-1], collection, "\n\n".join(systems), sight_of(caller), source="api",
-                max_tokens=body.most, key_id=caller.id,
-            )
+        grounding = runtime.retriever.ground(
+            question, turns[:-1], collection, "\n\n".join(systems), sight_of(caller), source=asker,
+            max_tokens=body.most, key_id=caller.id,
         )
         source = {name: getattr(grounding, name) for name in GROUNDED}
         source["citations"] = tuple(grounding.citations)

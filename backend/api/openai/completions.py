@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from backend.access.caller import Caller
 from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.logprobs import PlainLogprobs
 from backend.api.openai.models import generating_model
@@ -16,6 +17,7 @@ from backend.errors import InvalidInputError
 from backend.generation.request import TextRequest
 from backend.generation.stream import Generation, Piece
 from backend.models.text import TextModel
+from backend.runtime import Runtime
 
 router = APIRouter()
 
@@ -34,6 +36,19 @@ async def completions(
     body: CompletionBody, request: Request, runtime: RuntimeDep, caller: CallerDep, name: NameDep
 ) -> Response:
     """Returns the continuations, whole or streamed; with `echo` and `logprobs` the prompt's log probabilities first."""
+    prompts = completion_requests(body, runtime, caller)
+    generations = await start(runtime, body, name, prompts)
+    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
+
+
+def completion_requests(
+    body: CompletionBody, runtime: Runtime, caller: Caller, *, source: str = "api"
+) -> list[TextRequest]:
+    """What to generate, a prompt after the other.
+
+    Raises:
+        TenfoldError: something about the body is wrong.
+    """
     body.model = generating_model(body.model, runtime.settings)
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if most < 1 and not (body.echo and most == 0):
@@ -44,15 +59,13 @@ async def completions(
     if body.echo and not most:
         scored = scored or 0
     sampling = body.sampling(body.logprobs, scored)
-    prompts = [
+    return [
         TextRequest(
-            **source, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, tenant=caller.tenant,
-            key_id=caller.id,
+            **prompt, sampling=sampling, max_tokens=most, stop=body.stops(), path=body.path, source=source,
+            tenant=caller.tenant, key_id=caller.id,
         )
-        for source in _sources(body)
+        for prompt in _sources(body)
     ]
-    generations = await start(runtime, body, name, prompts)
-    return await respond(runtime, request, body, generations, CompletionShape(body, runtime.texts.text()))
 
 
 def _sources(body: CompletionBody) -> list[dict[str, Any]]:

@@ -7,11 +7,13 @@ import base64
 import numpy as np
 from fastapi import APIRouter, Depends, Response
 
+from backend.access.caller import Caller
 from backend.api.deps import CallerDep, NameDep, RuntimeDep, within_limits
 from backend.api.openai.models import embedding_model
 from backend.api.openai.schemas import EmbeddingBody, EmbeddingList, EmbeddingRow, EmbeddingUsage
 from backend.api.openai.usage import cost_header
 from backend.api.rooms import Room
+from backend.engine.messages import REALTIME
 from backend.errors import InvalidInputError
 from backend.runtime import Runtime
 
@@ -29,6 +31,19 @@ def create_embeddings(
     Token ids are those of this embedding model's own tokenizer: ids of another tokenizer cannot be told from them and
     would be read as other words.
     """
+    answer, cost = embeddings_of(body, runtime, caller, name)
+    response.headers.update(cost_header(cost))
+    return answer
+
+
+def embeddings_of(
+    body: EmbeddingBody, runtime: Runtime, caller: Caller, name: str, *, source: str = "api", path: str = REALTIME
+) -> tuple[EmbeddingList, float]:
+    """The vectors, and what they cost in US dollars; waits for them.
+
+    Raises:
+        TenfoldError: something about the body is wrong, or the engine is not there.
+    """
     model = embedding_model(body.model, runtime.settings)
     dimension = runtime.engine.known().embedding_dimension
     if body.dimensions not in (None, dimension):
@@ -39,15 +54,14 @@ def create_embeddings(
     if len(texts) > MOST_INPUTS:
         raise InvalidInputError(f"At most {MOST_INPUTS} inputs are taken at once.", param="input")
     embedded = runtime.embeddings.embed(
-        texts, source="api", truncate=False, key_id=caller.id, tenant=caller.tenant, request_id=name
+        texts, source=source, path=path, truncate=False, key_id=caller.id, tenant=caller.tenant, request_id=name
     )
-    response.headers.update(cost_header(embedded.cost))
     data = [
         EmbeddingRow(index=i, embedding=_encode(vector, body.encoding_format))
         for i, vector in enumerate(embedded.vectors)
     ]
     usage = EmbeddingUsage(prompt_tokens=embedded.tokens, total_tokens=embedded.tokens)
-    return EmbeddingList(data=data, model=model, usage=usage)
+    return EmbeddingList(data=data, model=model, usage=usage), embedded.cost
 
 
 def _texts(runtime: Runtime, body: EmbeddingBody) -> list[str]:

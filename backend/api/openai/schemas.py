@@ -58,11 +58,6 @@ class Sampling(Body):
         """The engine's queue."""
         return BATCH if self.service_tier == "flex" else REALTIME
 
-    @property
-    def tier_used(self) -> str:
-        """The service tier that the answer is given under."""
-        return "flex" if self.service_tier == "flex" else "default"
-
     def sampling(self, logprobs: int | None, prompt_logprobs: int | None = None) -> SamplingParams:
         """The engine's parameters."""
 

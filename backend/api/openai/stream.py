@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from backend.api.openai.schemas import Sampling
 from backend.api.openai.usage import cost, cost_header, system_fingerprint, usage
 from backend.api.rooms import Room
+from backend.engine.messages import BATCH
 from backend.errors import InvalidInputError, error_body
 from backend.generation.request import TextRequest
 from backend.generation.stream import Generation, Piece
@@ -56,6 +57,11 @@ async def start(runtime: Runtime, body: Sampling, name: str, prompts: list[TextR
         InvalidInputError: too many at once, or something about one of them is wrong.
         TenfoldError: what `GenerationService` raises.
     """
+    return await CHATS.run(lambda: begin(runtime, body, name, prompts))
+
+
+def begin(runtime: Runtime, body: Sampling, name: str, prompts: list[TextRequest]) -> list[Generation]:
+    """The same, for who may block."""
     n, most = body.n or 1, runtime.settings.max_prompts
     if len(prompts) * n > most:
         raise InvalidInputError(
@@ -65,7 +71,7 @@ async def start(runtime: Runtime, body: Sampling, name: str, prompts: list[TextR
         )
     wanted = [_drawn(prompt, draw) for prompt in prompts for draw in range(n)]
     named = [replace(one, request_id=f"{name}-{at}" if at else name) for at, one in enumerate(wanted)]
-    return await CHATS.run(lambda: _start(runtime, named))
+    return _start(runtime, named)
 
 
 def _drawn(prompt: TextRequest, draw: int) -> TextRequest:
@@ -96,15 +102,8 @@ async def respond(
     runtime: Runtime, request: Request, body: Sampling, generations: list[Generation], shape: Shape
 ) -> Response:
     """Answer with what the generations write, streamed or not; an end of the connection aborts them."""
-    head = {
-        "id": shape.prefix + generations[0].id,
-        "created": int(time.time()),
-        "model": body.model,
-        "system_fingerprint": system_fingerprint(runtime),
-        "service_tier": body.tier_used,
-    }
-    n = body.n or 1
     if body.stream:
+        head, n = _head(runtime, body, generations, shape), body.n or 1
         counted = n if body.stream_options and body.stream_options.include_usage else None
         events = _events(generations, {**head, "object": shape.chunk_kind}, shape, counted)
         return EventStream(events, runtime, generations)
@@ -116,9 +115,28 @@ async def respond(
         if generation.error is not None:
             raise generation.error
     # Log probabilities name every token's text: too much for the thread that all connections share.
-    choices = await CHATS.run(lambda: [shape.whole(i, generation) for i, generation in enumerate(generations)])
-    answer = {**head, "object": shape.kind, "choices": choices, "usage": usage(generations, n)}
+    answer = await CHATS.run(lambda: whole(runtime, body, generations, shape))
     return JSONResponse(answer, headers=cost_header(cost(generations)))
+
+
+def whole(runtime: Runtime, body: Sampling, generations: list[Generation], shape: Shape) -> dict[str, Any]:
+    """The response that generations make up which have all ended well."""
+    return {
+        **_head(runtime, body, generations, shape),
+        "object": shape.kind,
+        "choices": [shape.whole(i, generation) for i, generation in enumerate(generations)],
+        "usage": usage(generations, body.n or 1),
+    }
+
+
+def _head(runtime: Runtime, body: Sampling, generations: list[Generation], shape: Shape) -> dict[str, Any]:
+    return {
+        "id": shape.prefix + generations[0].id,
+        "created": int(time.time()),
+        "model": body.model,
+        "system_fingerprint": system_fingerprint(runtime),
+        "service_tier": "flex" if generations[0].request.path == BATCH else "default",
+    }
 
 
 async def _wait(request: Request, generations: list[Generation]) -> None:

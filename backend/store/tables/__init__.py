@@ -3,6 +3,22 @@
 All are loaded together, since what the database has is compared with all of them.
 """
 
-from backend.store.tables import access, answers, chats, documents, embeddings, happenings, jobs, settings, usage
+from backend.store.tables import (
+    access,
+    answers,
+    batches,
+    chats,
+    documents,
+    embeddings,
+    files,
+    happenings,
+    jobs,
+    settings,
+    usage,
+    webhooks,
+)  # fmt: skip
 
-__all__ = ["access", "answers", "chats", "documents", "embeddings", "happenings", "jobs", "settings", "usage"]
+__all__ = [
+    "access", "answers", "batches", "chats", "documents", "embeddings", "files", "happenings", "jobs", "settings",
+    "usage", "webhooks",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""OpenAI's batches: a file of requests, answered behind everybody who waits, with the answers in a file."""
