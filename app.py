@@ -80,7 +80,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         print(f"\n  Tenfold does not start. {error.message}\n", file=sys.stderr, flush=True)
         os._exit(1)
     print_first_key(runtime)
-    serve_batches(runtime)
+    await run_in_threadpool(serve_batches, runtime)
     try:
         yield
     finally:

@@ -64,7 +64,7 @@ def create_api(runtime: Callable[[], Runtime], settings: Settings) -> FastAPI:
     async def document_elsewhere() -> JSONResponse:
         return JSONResponse(api.openapi())
 
-    for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
+    for path in ("/chat/completions", "/completions", "/embeddings", "/models", "/files", "/batches"):
         api.add_api_route(path, _without_v1, methods=["GET", "HEAD", "POST"], include_in_schema=False)
     uploads = {"/api/documents": settings.max_upload_bytes, "/v1/files": settings.max_file_mb << 20}
     api.add_middleware(BodyLimits, uploads=uploads)

@@ -15,6 +15,7 @@ from backend.batches.webhooks import announce
 from backend.files.catalogue import Catalogue, named
 from backend.store.database import Database
 from backend.store.tables.batches import Batch, BatchLine, BatchResult, BatchStatus
+from backend.store.tables.files import StoredFile
 
 
 class Ending:
@@ -36,9 +37,10 @@ class Ending:
             assert batch is not None
             if batch.status is not BatchStatus.VALIDATING:
                 return  # cancelled meanwhile
+            source = session.get(StoredFile, batch.source_id)
             batch.errors = errors
-            self._close(session, batch, BatchStatus.FAILED)
-        self._release(batch)
+            self._close(session, batch, source, BatchStatus.FAILED)
+        self._release(source)
 
     def finish(self, record: BatchRecord, source: BinaryIO) -> None:
         """Write the result files of a batch that is cancelling or finalizing, and end it.
@@ -85,18 +87,20 @@ class Ending:
                     session.connection().execute(delete(table).where(col(table.batch_id) == batch.id))
                 row = session.get(Batch, batch.id)
                 assert row is not None
+                held = session.get(StoredFile, row.source_id)
                 row.output_file_id, row.error_file_id = made.get("output"), made.get("error")
-                self._close(session, row, status)
-        self._release(batch)
+                self._close(session, row, held, status)
+        self._release(held)
 
     @staticmethod
-    def _close(session: Session, batch: Batch, status: BatchStatus) -> None:
+    def _close(session: Session, batch: Batch, source: StoredFile | None, status: BatchStatus) -> None:
         batch.status, batch.ended_at, batch.waiting = status, time.time(), ""
         session.add(batch)
+        if source is not None:
+            session.delete(source)
         announce(session, batch)
 
-    def _release(self, batch: Batch) -> None:
-        """The batch's own reference to its file is needed no more; one that a kill leaves goes at the next start."""
-        source = self._files.referred(batch.source_id)
+    def _release(self, source: StoredFile | None) -> None:
+        """Drop the file's bytes if nobody else needs them; those that a kill leaves are swept at the next start."""
         if source is not None:
             self._files.forget(source)

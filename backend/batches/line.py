@@ -32,6 +32,16 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A request that can be run: where it is in its file, and where among the others it belongs."""
+
+    number: int
+    start: int
+    length: int
+    place: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LineRequest:
     """A request of a batch, as who answers it is given it.
 

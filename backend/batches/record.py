@@ -5,7 +5,6 @@ A database has one server (see `store.folder`), and that drives a batch with one
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -13,22 +12,12 @@ from typing import Any
 
 from sqlmodel import and_, col, delete, func, insert, select, tuple_, update
 
-from backend.batches.validate import GoodLine
+from backend.batches.line import Line
 from backend.store.database import Database
 from backend.store.tables.batches import Batch, BatchLine, BatchResult, BatchStatus
 
 TOGETHER = 1000
 """Lines that are written at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Where a request is in its file, and where among the others it belongs."""
-
-    number: int
-    place: bytes
-    start: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +33,7 @@ class Result:
     cost: float = 0.0
 
 
-FIRST = Line(0, b"", 0, 0)
+FIRST = Line(0, 0, 0, b"")
 """Before every line."""
 
 
@@ -67,7 +56,7 @@ class BatchRecord:
 
     # ---- lines ---------------------------------------------------------------------------------------------------
 
-    def keep_lines(self, lines: Iterable[GoodLine]) -> None:
+    def keep_lines(self, lines: Iterable[Line]) -> None:
         """Note the lines of its file in place of those that an earlier, interrupted look at it noted."""
         self.drop_lines()
         numbered = iter(lines)
@@ -101,7 +90,7 @@ class BatchRecord:
             .limit(limit)
         )  # fmt: skip
         with self._database.session() as session:
-            return [Line(row.number, row.place, row.start, row.length) for row in session.exec(query)]
+            return [Line(row.number, row.start, row.length, row.place) for row in session.exec(query)]
 
     def store(self, results: list[Result]) -> None:
         """Keep results and count them, all in one commit."""
@@ -143,7 +132,3 @@ class BatchRecord:
                 select(func.count()).select_from(BatchResult).where(BatchResult.batch_id == self.batch_id)
             ).one()
         return lines - results
-
-    def expired(self) -> bool:
-        """Whether its time is over."""
-        return self.read().expires <= time.time()

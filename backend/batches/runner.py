@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from backend.batches.line import Answering, Begun, LineRequest, ended_well, read_line
-from backend.batches.record import FIRST, BatchRecord, Line, Result
+from backend.batches.line import Answering, Begun, Line, LineRequest, ended_well, read_line
+from backend.batches.record import FIRST, BatchRecord, Result
 from backend.batches.results import request_name, result_of
 from backend.engine.protocol import EngineState, Phase
 from backend.errors import TenfoldError

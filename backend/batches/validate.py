@@ -10,23 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from backend.batches.line import LONGEST_LINE, Found, found_lines, place_of, read_line
+from backend.batches.line import LONGEST_LINE, Found, Line, found_lines, place_of, read_line
 from backend.errors import InvalidInputError
 
 MOST_ERRORS = 100
 """That are told of one file."""
 LONGEST_ID = 512
 """Characters of a custom_id."""
-
-
-@dataclass(frozen=True, slots=True)
-class GoodLine:
-    """A request that can be run, where it is, and where among the others it belongs."""
-
-    number: int
-    start: int
-    length: int
-    place: bytes
 
 
 @dataclass
@@ -52,7 +42,7 @@ class FileCheck:
         self._seen: set[bytes] = set()  # hashes of names: these themselves could be of any size
         self.checked = Checked()
 
-    def lines(self, file: BinaryIO) -> Iterator[GoodLine]:
+    def lines(self, file: BinaryIO) -> Iterator[Line]:
         """The requests that can be run; what cannot is in `checked`, which is whole when this has ended."""
         for found in found_lines(file):
             if self._stopped():
@@ -67,7 +57,7 @@ class FileCheck:
                 if len(self.checked.errors) >= MOST_ERRORS:
                     return None
                 continue
-            yield GoodLine(found.number, found.start, found.length, place_of(body))
+            yield Line(found.number, found.start, found.length, place_of(body))
         if not self.checked.total:
             self._note(None, "empty_file", "The file has no requests.", "input_file_id")
         return None

@@ -33,12 +33,12 @@ TOLD = 20.0
 """Seconds between two rows."""
 
 
-def measure(lines: int, tokens: int) -> None:
+def measure(lines: int, tokens: int, distinct: int) -> None:
     """Run a batch and print what the web process holds, in MB: before, now and then, and most."""
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as (url, process):
         _ask(url, ENDPOINT, {**_body(0, tokens), "stream": False})  # whatever a first request loads
         before = most = _megabytes(process)
-        file = _upload(url, Path(folder) / "lines.jsonl", lines, tokens)
+        file = _upload(url, Path(folder) / "lines.jsonl", lines, tokens, distinct)
         asked = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h"}
         batch, started = _ask(url, "/v1/batches", asked), time.monotonic()
         told = started
@@ -85,13 +85,14 @@ def _body(number: int, tokens: int) -> dict[str, Any]:
     return {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
 
 
-def _upload(url: str, path: Path, lines: int, tokens: int) -> str:
+def _upload(url: str, path: Path, lines: int, tokens: int, distinct: int) -> str:
     edge = uuid.uuid4().hex
     with path.open("w") as form:
         form.write(f'--{edge}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--{edge}\r\n')
         form.write('content-disposition: form-data; name="file"; filename="lines.jsonl"\r\n\r\n')
         for number in range(lines):
-            line = {"custom_id": str(number), "method": "POST", "url": ENDPOINT, "body": _body(number, tokens)}
+            body = _body(number % distinct, tokens)
+            line = {"custom_id": str(number), "method": "POST", "url": ENDPOINT, "body": body}
             form.write(json.dumps(line) + "\n")
         form.write(f"\r\n--{edge}--\r\n")
     headers = {"content-type": f"multipart/form-data; boundary={edge}", "content-length": str(path.stat().st_size)}
@@ -128,8 +129,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", type=int)
     parser.add_argument("--tokens", type=int, default=1, help="of each answer")
+    parser.add_argument(
+        "--distinct", type=int, help="prompts; the others are answered again, which is quicker than the model"
+    )
     arguments = parser.parse_args()
-    measure(arguments.lines, arguments.tokens)
+    measure(arguments.lines, arguments.tokens, arguments.distinct or arguments.lines)
 
 
 if __name__ == "__main__":

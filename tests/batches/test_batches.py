@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from sqlmodel import func, select, update
+from sqlmodel import col, func, select, update
 
 from backend.batches import runner
 from backend.errors import BudgetError, ConflictError, NotFoundError
@@ -200,3 +200,13 @@ def test_a_batch_that_was_interrupted_in_its_ending_ends_once(bench: Bench, data
 def test_lines_name_themselves(bench: Bench) -> None:
     ended = bench.ended(bench.create([line("ä" * 512, "one")]))
     assert bench.content(ended.output_file_id)[0]["custom_id"] == "ä" * 512
+
+
+def test_the_reference_to_a_file_ends_with_its_batch(
+    bench: Bench, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.files, "forget", lambda _: None)  # as if killed right after the commit
+    good, bad = bench.create(lines("one")), bench.create(b"{")
+    bench.ended(good), bench.ended(bad)
+    with database.session() as session:
+        assert session.exec(select(StoredFile.id).where(col(StoredFile.listed).is_(False))).all() == []
