@@ -120,7 +120,7 @@ def test_a_budget_that_is_used_up_is_waited_for_and_named(
 
     def start(prepared: object) -> object:
         if spent:
-            raise BudgetError("This key has spent $1 of $1 for this day.")
+            raise BudgetError("This key has spent $1 of $1 for this day.", brief="A budget is used up.")
         return begin(prepared)  # type: ignore[arg-type]
 
     monkeypatch.setattr(answers, "start", start)
