@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -55,6 +56,7 @@ class Conversations(Answering):
         take: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._line = QuestionLine()
+        self._moving = threading.Lock()  # held while a question goes from the line to its answer
         super().__init__(database, generations, retriever, embeddings, take, self._later)
 
     new_settings = ChatSettings()
@@ -195,13 +197,15 @@ class Conversations(Answering):
                 self._generations.in_background(lambda: self._ask_next(conversation_id))
 
     def _ask_next(self, conversation_id: str) -> None:
-        """Ask the question that waits longest, unless an answer is being written."""
-        waiting = self._line.next(conversation_id)
-        if waiting is None:
-            return
-        try:
-            self.ask(conversation_id, waiting.text, waiting.options)
-        except BusyError:
-            self._line.add(conversation_id, waiting, first=True)
-        except TenfoldError as error:
-            log.warning("a question that waited could not be asked: %s", error.message)
+        """Ask the question that waits longest, unless an answer is being written; until then it stays in line."""
+        with self._moving:
+            waiting = next(iter(self._line.of(conversation_id)), None)
+            if waiting is None:
+                return
+            try:
+                self.ask(conversation_id, waiting.text, waiting.options)
+            except BusyError:
+                return
+            except TenfoldError as error:
+                log.warning("a question that waited could not be asked: %s", error.message)
+            self._line.withdraw(conversation_id, waiting.id)

@@ -30,23 +30,13 @@ class QuestionLine:
         with self._lock:
             return tuple(self._waiting.get(conversation_id, ()))
 
-    def add(self, conversation_id: str, waiting: Waiting, *, first: bool = False) -> None:
-        """Put one at the end, or back to where it was."""
+    def add(self, conversation_id: str, waiting: Waiting) -> None:
+        """Put one at the end."""
         with self._lock:
-            line = self._waiting.setdefault(conversation_id, [])
-            line.insert(0 if first else len(line), waiting)
-
-    def next(self, conversation_id: str) -> Waiting | None:
-        """Take the first."""
-        with self._lock:
-            line = self._waiting.get(conversation_id)
-            waiting = line.pop(0) if line else None
-            if not line:
-                self._waiting.pop(conversation_id, None)
-        return waiting
+            self._waiting.setdefault(conversation_id, []).append(waiting)
 
     def withdraw(self, conversation_id: str, waiting_id: str) -> None:
-        """Take one out, unless it is being asked already."""
+        """Take one out."""
         with self._lock:
             line = [waiting for waiting in self._waiting.get(conversation_id, ()) if waiting.id != waiting_id]
             self._waiting[conversation_id] = line
